@@ -15,7 +15,8 @@ use netpolc_policy::{
 };
 use serde::Serialize;
 
-pub use self::failure::{Failure, Of};
+pub(crate) use self::failure::distance;
+pub use self::failure::{Failure, Of, asked};
 use self::measure::{labels, namespace_of, peer_failures, tier_peer_failures};
 use crate::traffic::TrafficSet;
 
@@ -142,6 +143,15 @@ pub fn misses(
         _ => Vec::new(),
     };
     found.retain(|miss| !miss.failures.is_empty() && miss.failures.len() <= MOST_FAILURES);
+    // A block that should have a pod's address is no way out while there are others.
+    let is_pod =
+        cluster.pods.values().any(|pod| pod.is_policed() && pod.addresses.contains(&packet.remote));
+    let is_by_address = |miss: &Miss| {
+        miss.failures.iter().any(|failure| matches!(failure, Failure::OutsideBlock { .. }))
+    };
+    if is_pod && found.iter().any(|miss| !is_by_address(miss)) {
+        found.retain(|miss| !is_by_address(miss));
+    }
     found.sort_by(|a, b| (a.distance, &a.rule).cmp(&(b.distance, &b.rule)));
     // Of the peers of one rule the nearest is enough.
     let mut seen = std::collections::BTreeSet::new();

@@ -58,7 +58,18 @@ pub struct Regions {
 impl Regions {
     /// The regions that the rules of any of these clusters tell apart.
     pub fn of_all(clusters: &[&Cluster]) -> Self {
+        Self::made(clusters, None)
+    }
+
+    /// The regions of a cluster's rules, with one more prefix whose addresses are told apart.
+    pub fn beside(cluster: &Cluster, prefix: &IpNetwork) -> Self {
+        Self::made(&[cluster], Some(*prefix))
+    }
+
+    fn made(clusters: &[&Cluster], more: Option<IpNetwork>) -> Self {
         let mut all = BTreeSet::from(Family::BOTH.map(whole));
+        let masked = more.and_then(|n| IpNetwork::new(n.network(), n.prefix()).ok());
+        all.extend(masked);
         for cluster in clusters {
             named(cluster, &mut |network| {
                 all.insert(*network);

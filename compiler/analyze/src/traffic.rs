@@ -140,6 +140,25 @@ impl TrafficSet {
         Some(((number >> 16) as u8, number as u16))
     }
 
+    /// The packets of the set, where they are at most so many. All of a protocol without ports are
+    /// one packet.
+    pub fn singles(&self, limit: usize) -> Option<Vec<(u8, u16)>> {
+        let mut found = Vec::new();
+        for &(first, last) in &self.0 {
+            let protocol = (first >> 16) as u8;
+            let has_ports = Protocol::from_number(protocol).is_some();
+            let count = match has_ports || first >> 16 != last >> 16 {
+                true => last - first + 1,
+                false => 1,
+            };
+            if found.len() + count as usize > limit {
+                return None;
+            }
+            found.extend((first..first + count).map(|n| (protocol, n as u16)));
+        }
+        Some(found)
+    }
+
     /// The parts of the set as people write them, such as `TCP 80` or `UDP 1000-2000`.
     pub fn parts(&self) -> Vec<String> {
         let mut parts = Vec::new();

@@ -8,6 +8,8 @@
 //! (`netpolc-policy`), the compiler (`netpolc-lower`), and the targets.
 
 #[cfg(feature = "command")]
+pub mod ask;
+#[cfg(feature = "command")]
 pub mod cli;
 #[cfg(feature = "command")]
 pub mod command;

@@ -131,6 +131,9 @@ impl Failure {
         match self {
             Failure::Port { listed, protocol, port } => {
                 let asked = asked(*protocol, *port);
+                if !matches!(protocol, 6 | 17 | 132) {
+                    return format!("leave the ports out of a rule: that alone allows {asked}");
+                }
                 match listed.is_nothing() {
                     true => format!("list {asked} in the rule's ports"),
                     false => format!("list {asked} in the rule's ports, or use {listed}"),
@@ -173,7 +176,7 @@ impl Failure {
 }
 
 /// The port of a packet as people write it.
-pub(crate) fn asked(protocol: u8, port: Option<u16>) -> String {
+pub fn asked(protocol: u8, port: Option<u16>) -> String {
     let name = match protocol {
         1 => "ICMP",
         6 => "TCP",

@@ -4,6 +4,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::ask::{Diff, Explain, List, Test};
 use crate::judge::JudgeName;
 
 /// Compiles Kubernetes NetworkPolicies into match-action tables and enforces them with generated
@@ -34,6 +35,42 @@ pub enum Command {
                                                        filters for a NIC, and what is left to \
         eBPF")]
     Compile(Compile),
+    /// Say whether one end may talk to another, why, and what would change the answer
+    #[command(after_help = "An end is a pod or workload (shop/ui, deployment/shop/ui), a Service \
+        (shop/api, api.shop.svc),
+labels (shop/app=ui, app=ui), namespace/*, node/NAME, an address, a CIDR, or internet. A port is a \
+        number,
+a range or a name; without one, one port that passes is explained and one that does not.
+
+Examples:
+  netpolc explain shop/ui shop/db:5432 -f manifests/
+  netpolc explain internet shop/ui:https -f cluster.yaml
+  netpolc explain shop/app=ui api.shop.svc:80 -f cluster.yaml -o json")]
+    Explain(Explain),
+    /// List who may open which connections
+    #[command(after_help = "Examples:
+  netpolc list -f cluster.yaml                         all connections, by workload
+  netpolc list -f cluster.yaml --to data/postgres      who reaches my database
+  netpolc list -f cluster.yaml --exposed               what public addresses can reach
+  netpolc list -f cluster.yaml --not-isolated          pods that no policy isolates
+  netpolc list -f cluster.yaml -o html > page.html     a page to search and to click through")]
+    List(List),
+    /// Show who gains and who loses which connections by a change
+    #[command(after_help = "Examples:
+  netpolc diff main/ branch/                           two states of a repository
+  netpolc diff cluster.yaml new-policy.yaml            what one policy would change
+  netpolc diff main/ branch/ -o markdown --exit-code   for a pull request")]
+    Diff(Diff),
+    /// Compare verdicts with expectations, and explain each that is not met
+    #[command(after_help = "A line of a file with expectations:
+  shop/ui -> shop/db:5432 denied
+Ends and ports are those of `netpolc explain`. Text behind # is a comment. Without a port the \
+        verdict is
+that of every port. Exit code 1: an expectation is not met.
+
+Example:
+  netpolc test expectations.txt -f manifests/")]
+    Test(Test),
     /// Answer probes: may this source talk to that destination?
     #[command(after_help = "A probe is one JSON object a line:
   {\"src\":\"shop/ui\",\"dst\":\"shop/catalog\",\"proto\":\"tcp\",\"port\":80}

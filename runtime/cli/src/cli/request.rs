@@ -12,7 +12,10 @@ use netpolc_policy::{ByDefault, ObjectKey};
 use netpolc_target_flower::{capability::Capabilities, lowered::Mode};
 
 use super::raw::{AgentTarget, Format, Report};
-use crate::judge::JudgeName;
+use crate::{
+    command::{diff::Diff, expect::Test, explain::Explain, list::List},
+    judge::JudgeName,
+};
 
 /// The command to run, with its options.
 #[derive(Debug)]
@@ -21,6 +24,14 @@ pub enum Command {
     Compile(Compile),
     /// `netpolc eval`, which answers probes.
     Eval(Eval),
+    /// `netpolc explain`, which answers one question with its reasons.
+    Explain(Explain),
+    /// `netpolc list`, which lists connections.
+    List(List),
+    /// `netpolc diff`, which compares two states of a cluster.
+    Diff(Diff),
+    /// `netpolc test`, which compares verdicts with expectations.
+    Test(Test),
     /// `netpolc agent`, which enforces policies.
     Agent(Agent),
     /// `netpolc status`, with the pin folder and the output format.

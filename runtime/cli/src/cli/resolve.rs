@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use netpolc_agent::serve::{Options, Passes};
+use netpolc_analyze::list::Only;
 use netpolc_cni::{
     config::Fail,
     conflist::Node,
@@ -20,10 +21,17 @@ use netpolc_policy::{ByDefault, ObjectKey, Unselected};
 use netpolc_target_flower::{lowered::Mode, quirks};
 
 use super::{
+    ask::AskInput,
     raw::{self, AlsoWatch, CompileTarget, FlowerMode, Format, Report},
     request::{
         Agent, Cni, Command, Compile, Desired, Eval, Flower, Input, Show, Source, Strictness,
     },
+};
+use crate::command::{
+    diff::Diff,
+    expect::Test,
+    explain::Explain,
+    list::{self, List},
 };
 
 /// Turns the parsed command line into a request.
@@ -57,6 +65,43 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             }
             Command::Eval(Eval { input, probes: e.probes, judge: e.judge })
         }
+        raw::Command::Explain(e) => Command::Explain(Explain {
+            input: ask_input(e.input)?,
+            source: e.source,
+            destination: e.destination,
+            format: e.output,
+        }),
+        raw::Command::List(l) => Command::List(List {
+            input: ask_input(l.input)?,
+            by: l.by,
+            from: l.from,
+            to: l.to,
+            port: l.port,
+            protocol: l.protocol,
+            what: match (l.exposed, l.outside, l.not_isolated) {
+                (true, ..) => list::What::Connections(Only::Exposed),
+                (_, true, _) => list::What::Connections(Only::Outside),
+                (.., true) => list::What::NotIsolated,
+                (false, false, false) => list::What::Connections(Only::All),
+            },
+            format: l.output,
+        }),
+        raw::Command::Diff(d) => {
+            let by_default = by_default(d.by_default)?;
+            let state = |file| Input { files: vec![file], by_default: by_default.clone() };
+            Command::Diff(Diff {
+                old: state(d.old),
+                new: state(d.new),
+                by: d.by,
+                exit_code: d.exit_code,
+                format: d.output,
+            })
+        }
+        raw::Command::Test(t) => Command::Test(Test {
+            input: ask_input(t.input)?,
+            expectations: t.expectations,
+            format: t.output,
+        }),
         raw::Command::Agent(a) => {
             if a.from.iter().any(|f| is_stdin(f)) {
                 bail!(
@@ -150,6 +195,10 @@ fn input(raw::Input { files, by_default: raw }: raw::Input) -> anyhow::Result<In
         bail!("-f - is given twice; standard input can be read only once");
     }
     Ok(Input { files, by_default: by_default(raw)? })
+}
+
+fn ask_input(AskInput { files, by_default }: AskInput) -> anyhow::Result<Input> {
+    input(raw::Input { files, by_default })
 }
 
 fn by_default(raw: raw::ByDefault) -> anyhow::Result<ByDefault> {

@@ -6,9 +6,13 @@ pub mod bpffs;
 pub mod cni;
 pub mod compile;
 pub mod detach;
+pub mod diff;
 pub mod ebpf;
 pub mod eval;
+pub mod expect;
+pub mod explain;
 pub mod flower;
+pub mod list;
 pub mod offload;
 pub mod program;
 pub mod status;
@@ -23,6 +27,10 @@ pub fn run(command: &Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Compile(options) => compile::run(options),
         Command::Eval(options) => eval::run(options),
+        Command::Explain(options) => explain::run(options),
+        Command::List(options) => list::run(options),
+        Command::Diff(options) => diff::run(options),
+        Command::Test(options) => expect::run(options),
         Command::Agent(options) => agent::run(options),
         Command::Status(pin_dir, report) => status::run(pin_dir, *report),
         Command::Offload(interface, report) => offload::run(interface.as_deref(), *report),

@@ -1,0 +1,80 @@
+//! Questions that people ask about a cluster, in the words in which they ask them.
+//!
+//! Here: the ends of a connection as they are written ([`end`]), ports ([`port`]), answers with the
+//! way to them ([`story`]), names of units, and what `list` and `diff` print. Not here: the answers
+//! themselves (`netpolc-analyze`, and the oracle).
+
+pub mod end;
+pub mod graph;
+pub mod port;
+pub mod rows;
+pub mod story;
+pub mod tell;
+
+use std::sync::Arc;
+
+use netpolc_kube_sync::{Absent, ObjectId, ObjectKind, Survey};
+use netpolc_policy::{ObjectKey, Pod, TierKey};
+
+use crate::{cli::request::Input, input, output::Outcome};
+
+/// Reads what a question is about. Workloads without pods get made-up ones, so that manifests can
+/// be asked about before they are deployed.
+///
+/// # Errors
+/// There is nothing in the input to ask about.
+pub fn read(source: &Input) -> anyhow::Result<(Survey, Outcome)> {
+    let inputs = source.files.iter().map(netpolc_kube_sync::Input::argument);
+    let mut survey = netpolc_kube_sync::survey(inputs, Absent::MadeUp);
+    survey.loaded.cluster.by_default = source.by_default.clone();
+    let outcome = input::report(&survey.loaded.problems);
+    let cluster = &survey.loaded.cluster;
+    if cluster.pods.is_empty() && cluster.policies.is_empty() && cluster.tiers.is_empty() {
+        let files: Vec<String> = source.files.iter().map(|f| f.display().to_string()).collect();
+        anyhow::bail!(
+            "{}: there is no pod, workload or policy in the input; name a file or folder with \
+             Kubernetes objects by -f",
+            files.join(", ")
+        );
+    }
+    Ok((survey, outcome))
+}
+
+/// How pods are put together in a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum By {
+    /// The pods of a workload
+    Workload,
+    /// The pods of a namespace
+    Namespace,
+    /// Each pod by itself
+    Pod,
+}
+
+impl By {
+    /// The name of the unit that a pod belongs to.
+    pub fn name(self, pod: &Pod) -> Arc<str> {
+        let namespace = &pod.key.namespace;
+        match (self, &pod.owner) {
+            (By::Namespace, _) => namespace.clone(),
+            (By::Workload, Some(owner)) => format!("{namespace}/{}", owner.name).into(),
+            (By::Workload, None) | (By::Pod, _) => pod.key.to_string().into(),
+        }
+    }
+}
+
+/// The NetworkPolicy of this key, as an object of the input.
+pub fn policy_object(key: &ObjectKey) -> ObjectId {
+    ObjectId { kind: ObjectKind::Policy, key: key.clone() }
+}
+
+/// The ClusterNetworkPolicy of this key, as an object of the input.
+pub fn tier_object(key: &TierKey) -> ObjectId {
+    let name = ObjectKey::new("", key.name.clone());
+    ObjectId { kind: ObjectKind::Tier(key.api), key: name }
+}
+
+/// The security group of this id, as an object of the input.
+pub fn group_object(id: &str) -> ObjectId {
+    ObjectId { kind: ObjectKind::Group, key: ObjectKey::new("", id) }
+}

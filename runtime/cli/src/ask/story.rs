@@ -1,0 +1,259 @@
+//! Answers with the way to them: each side, the rule that decided with its place in a file, and
+//! what comes nearest to allowing what is denied.
+//!
+//! Here: a story for each distinct answer to a question. Not here: which packets a question means
+//! ([`packets`]), and how a story is told ([`super::tell`]).
+
+mod packets;
+mod reason;
+
+use netpolc_analyze::nearest::{self, Miss, Packet, RuleName};
+use netpolc_kube_sync::{ObjectId, Survey};
+use netpolc_policy::{
+    Cluster, Direction, Pod, audit,
+    oracle::{self, Judgement, Question},
+};
+use serde::Serialize;
+
+pub use self::packets::Asked;
+use self::packets::Meant;
+use super::{group_object, policy_object, tier_object};
+
+/// How many of the nearest rules a story tells.
+const NEAREST: usize = 4;
+/// How many ends for which it holds it names.
+const NAMED: usize = 8;
+
+/// One answer, and for whom it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Story {
+    /// Who opens the connection, in the words of the question or by name.
+    pub source: String,
+    /// Who answers it.
+    pub destination: String,
+    /// Protocol and port at the destination, such as `TCP 80`.
+    pub traffic: String,
+    /// The address and port of the Service that it is sent to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
+    /// For how many pairs of ends this is the answer.
+    pub pairs: usize,
+    /// May it be opened?
+    pub allowed: bool,
+    /// What the policies of both ends say: egress of the source, ingress of the destination.
+    pub sides: [SideStory; 2],
+    /// The rules that come nearest to allowing it, the nearest first. Empty where it is allowed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nearest: Vec<Near>,
+    /// What would become of it if every policy that is only tried were enforced, where that is
+    /// another answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub if_tried_were_enforced: Option<String>,
+    /// What becomes of replies.
+    pub replies: &'static str,
+    /// The ends for which it holds, by name.
+    #[serde(skip)]
+    ends: std::collections::BTreeSet<(String, String)>,
+}
+
+/// What the policies of one end say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SideStory {
+    /// Whether the end sends or receives.
+    pub direction: Direction,
+    /// The end.
+    pub end: String,
+    /// Does this side allow it?
+    pub allowed: bool,
+    /// Why, in a sentence.
+    pub reason: String,
+    /// The rules and objects that the reason is about, and before them those that passed it on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Quote>,
+}
+
+/// A part of an object, with its place in the input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Quote {
+    /// The object and the field.
+    pub what: String,
+    /// File and line, where they are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// The line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+/// A rule that nearly allows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Near {
+    /// The rule, and what keeps it from allowing the packet.
+    #[serde(flatten)]
+    pub miss: Miss,
+    /// Where the rule stands.
+    pub rule_at: Quote,
+}
+
+impl Quote {
+    /// The field of an object; an empty path stands for the object itself.
+    pub fn of(survey: &Survey, object: &ObjectId, path: &str) -> Self {
+        let line = match path {
+            "" => survey.lines.object(object),
+            path => survey.lines.field(object, path),
+        };
+        let field = if path.is_empty() { String::new() } else { format!(" {path}") };
+        Self {
+            what: format!("{object}{field}"),
+            at: line.map(|line| line.to_string()),
+            text: line.map(|line| line.text.trim().to_owned()).filter(|text| !text.is_empty()),
+        }
+    }
+}
+
+/// The distinct answers to a question, those about the most pairs first.
+///
+/// # Errors
+/// The question means nothing in this input; the message says why.
+pub fn stories(survey: &Survey, asked: &Asked) -> anyhow::Result<Vec<Story>> {
+    let cluster = &survey.loaded.cluster;
+    let shadow = audit::shadow(cluster);
+    let mut told: Vec<(Signature, Story)> = Vec::new();
+    for meant in packets::meant(survey, asked)? {
+        let judged = oracle::judge(cluster, &meant.question);
+        let signature = Signature::of(&judged, &meant);
+        if let Some((_, story)) = told.iter_mut().find(|(known, _)| *known == signature) {
+            // The same pair over the other family of addresses is no further pair.
+            if story.widen(&meant) {
+                story.pairs += meant.pairs;
+            }
+            continue;
+        }
+        let story = story(survey, shadow.as_ref(), &meant, &judged);
+        told.push((signature, story));
+    }
+    let mut stories: Vec<Story> = told.into_iter().map(|(_, story)| story).collect();
+    stories.sort_by_key(|story| std::cmp::Reverse(story.pairs));
+    Ok(stories)
+}
+
+/// What two answers have in common that are told once.
+#[derive(PartialEq, Eq)]
+struct Signature {
+    allowed: bool,
+    reasons: [oracle::Reason; 2],
+    traffic: String,
+}
+
+impl Signature {
+    fn of(judged: &Judgement, meant: &Meant) -> Self {
+        Self {
+            allowed: judged.allowed,
+            reasons: [judged.egress.reason.clone(), judged.ingress.reason.clone()],
+            traffic: meant.traffic.clone(),
+        }
+    }
+}
+
+impl Story {
+    /// Takes in further ends for which this is the answer. Returns whether they are further ones.
+    fn widen(&mut self, meant: &Meant) -> bool {
+        let is_new = self.ends.insert((meant.source.clone(), meant.destination.clone()));
+        for (mine, other) in
+            [(&mut self.source, &meant.source), (&mut self.destination, &meant.destination)]
+        {
+            let known = mine.split(", ").count();
+            if mine.split(", ").all(|known| known != other) && known <= NAMED {
+                mine.push_str(", ");
+                mine.push_str(if known < NAMED { other } else { "..." });
+            }
+        }
+        is_new
+    }
+}
+
+fn story(survey: &Survey, shadow: Option<&Cluster>, meant: &Meant, judged: &Judgement) -> Story {
+    let cluster = &survey.loaded.cluster;
+    let question = &meant.question;
+    let sides = [
+        (Direction::Egress, &judged.egress, &meant.source),
+        (Direction::Ingress, &judged.ingress, &meant.destination),
+    ];
+    let nearest =
+        sides.iter().flat_map(|(direction, side, _)| near(survey, question, *direction, side));
+    let nearest = if judged.allowed { Vec::new() } else { nearest.collect() };
+    let then = shadow.map(|shadow| oracle::judge(shadow, question));
+    let then = then.filter(|then| then.allowed != judged.allowed);
+    let tried = then.map(|then| {
+        let side = if then.egress.reason.allows() { &then.ingress } else { &then.egress };
+        let verdict = if then.allowed { "allowed" } else { "denied" };
+        format!("it would be {verdict}: {}", side.reason)
+    });
+    Story {
+        source: meant.source.clone(),
+        destination: meant.destination.clone(),
+        traffic: meant.traffic.clone(),
+        via: question
+            .via
+            .map(|(address, port)| std::net::SocketAddr::new(address, port).to_string()),
+        pairs: meant.pairs,
+        ends: [(meant.source.clone(), meant.destination.clone())].into(),
+        allowed: judged.allowed,
+        sides: sides.map(|(direction, side, end)| SideStory {
+            direction,
+            end: end.clone(),
+            allowed: side.reason.allows(),
+            reason: reason::sentence(cluster, question, direction, side),
+            rules: reason::quotes(survey, direction, side),
+        }),
+        nearest,
+        if_tried_were_enforced: tried,
+        replies: match judged.allowed {
+            true => "Replies pass without a rule of their own: connections are tracked.",
+            false => {
+                "No packet of the connection passes. What the other end opens is judged by itself."
+            }
+        },
+    }
+}
+
+fn near(
+    survey: &Survey,
+    question: &Question,
+    direction: Direction,
+    side: &oracle::Side,
+) -> Vec<Near> {
+    let cluster = &survey.loaded.cluster;
+    let Some(pod) = side.pod.as_ref().and_then(|key| cluster.pods.get(key)) else {
+        return Vec::new();
+    };
+    let packet = packet(pod, direction, question);
+    let misses = nearest::misses(cluster, &packet, &side.reason, NEAREST);
+    let near = misses.into_iter().map(|miss| {
+        let object = object_of(&miss.rule);
+        let path = match &miss.rule {
+            RuleName::SecurityGroup { .. } => String::new(),
+            rule => rule.field(),
+        };
+        Near { rule_at: Quote::of(survey, &object, &path), miss }
+    });
+    near.collect()
+}
+
+fn packet<'a>(pod: &'a Pod, direction: Direction, question: &Question) -> Packet<'a> {
+    let remote = match direction {
+        Direction::Ingress => question.source.address(),
+        Direction::Egress => question.destination.address(),
+    };
+    Packet { pod, direction, remote, protocol: question.protocol.number(), port: question.port }
+}
+
+fn object_of(rule: &RuleName) -> ObjectId {
+    match rule {
+        RuleName::NetworkPolicy { policy, .. } => policy_object(policy),
+        RuleName::ClusterNetworkPolicy { policy, .. } => tier_object(policy),
+        RuleName::SecurityGroup { group, .. } => group_object(group.as_str()),
+    }
+}

@@ -1,0 +1,126 @@
+//! Tells a story in text, for a terminal or as markdown. Not here: the story ([`super::story`]).
+
+use std::fmt::Write;
+
+use super::story::{Quote, SideStory, Story};
+use crate::output::Colour;
+
+/// How a story is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// For a terminal.
+    Text(Colour),
+    /// For a pull request or a page.
+    Markdown,
+}
+
+impl Style {
+    fn verdict(self, allowed: bool) -> String {
+        let word = if allowed { "allowed" } else { "denied" };
+        match self {
+            Style::Text(colour) if allowed => colour.good(word),
+            Style::Text(colour) => colour.bad(word),
+            Style::Markdown => format!("**{word}**"),
+        }
+    }
+
+    fn faint(self, text: &str) -> String {
+        match self {
+            Style::Text(colour) => colour.faint(text),
+            Style::Markdown => format!("`{}`", text.replace('`', "'")),
+        }
+    }
+}
+
+/// Tells all stories. Where they agree, the answer stands in the first line once.
+pub fn tell(stories: &[Story], question: &str, style: Style) -> String {
+    let mut out = String::new();
+    let allowed = stories.iter().filter(|story| story.allowed).count();
+    let heading = match (allowed, stories.len()) {
+        (n, all) if n == all => style.verdict(true),
+        (0, _) => style.verdict(false),
+        _ => format!("partly {}", style.verdict(true)),
+    };
+    let hash = if style == Style::Markdown { "## " } else { "" };
+    let _ = writeln!(out, "{hash}{question}: {heading}");
+    for story in stories {
+        out.push('\n');
+        one(&mut out, story, style);
+    }
+    out
+}
+
+fn one(out: &mut String, story: &Story, style: Style) {
+    let via = story.via.as_ref().map(|via| format!(" by way of {via}")).unwrap_or_default();
+    let pairs = match story.pairs {
+        1 => String::new(),
+        n => format!(" (for {n} pairs)"),
+    };
+    let _ = writeln!(
+        out,
+        "{} -> {} {}{via}: {}{pairs}",
+        story.source,
+        story.destination,
+        story.traffic,
+        style.verdict(story.allowed)
+    );
+    for side in &story.sides {
+        tell_side(out, side, style);
+    }
+    if !story.nearest.is_empty() {
+        let _ = writeln!(out, "{}What comes nearest to allowing it:", bullet(style, 1));
+        for (number, near) in story.nearest.iter().enumerate() {
+            let at = near.rule_at.at.as_ref().map(|at| format!(" ({at})")).unwrap_or_default();
+            let failures: Vec<String> =
+                near.miss.failures.iter().map(ToString::to_string).collect();
+            let changes: Vec<String> = near.miss.failures.iter().map(|f| f.change()).collect();
+            let indent = bullet(style, 2);
+            let _ = writeln!(
+                out,
+                "{indent}{}. {}{at}: {}.",
+                number + 1,
+                near.miss.rule,
+                failures.join("; and ")
+            );
+            let indent = continued(style, 2);
+            let _ = writeln!(out, "{indent}   To allow it: {}.", changes.join("; and "));
+        }
+    }
+    if let Some(tried) = &story.if_tried_were_enforced {
+        let _ = writeln!(
+            out,
+            "{}If every policy that is only tried were enforced, {tried}.",
+            bullet(style, 1)
+        );
+    }
+    let _ = writeln!(out, "{}{}", bullet(style, 1), story.replies);
+}
+
+fn tell_side(out: &mut String, side: &SideStory, style: Style) {
+    let _ = writeln!(
+        out,
+        "{}{} of {}: {}, {}",
+        bullet(style, 1),
+        side.direction,
+        side.end,
+        style.verdict(side.allowed),
+        side.reason
+    );
+    for Quote { what, at, text } in &side.rules {
+        let at = at.as_ref().map(|at| format!("{at}: ")).unwrap_or_default();
+        let text = text.as_ref().map(|text| format!("  {}", style.faint(text))).unwrap_or_default();
+        let _ = writeln!(out, "{}{at}{what}{text}", bullet(style, 2));
+    }
+}
+
+fn bullet(style: Style, depth: usize) -> String {
+    match style {
+        Style::Text(_) => "  ".repeat(depth),
+        Style::Markdown => format!("{}- ", "  ".repeat(depth - 1)),
+    }
+}
+
+fn continued(style: Style, depth: usize) -> String {
+    let _ = style;
+    "  ".repeat(depth)
+}

@@ -1,0 +1,141 @@
+//! The arguments of the commands that answer questions: `explain`, `list`, `diff` and `test`.
+//!
+//! Not here: what they mean to answer ([`crate::ask`]).
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::raw::ByDefault;
+use crate::ask::By;
+
+/// The arguments that say what a question is about. Files are named one by one, so that the ends of
+/// a connection can stand behind them.
+#[derive(Debug, Args)]
+pub struct AskInput {
+    /// A file or directory with Kubernetes objects, YAML or JSON; - is standard input. Repeat it
+    /// for several
+    #[arg(short = 'f', long = "file", value_name = "PATH", required = true)]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub by_default: ByDefault,
+}
+
+/// The arguments of `netpolc explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// Who opens the connection
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// Who answers it
+    #[arg(value_name = "DESTINATION[:PORT][/PROTOCOL]")]
+    pub destination: String,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub input: AskInput,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t = StoryFormat::Text)]
+    pub output: StoryFormat,
+}
+
+/// The output formats of explanations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StoryFormat {
+    /// For a terminal
+    Text,
+    /// For a pull request
+    Markdown,
+    /// For programs
+    Json,
+}
+
+/// The arguments of `netpolc list`.
+#[derive(Debug, Args)]
+pub struct List {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub input: AskInput,
+    /// Put together the pods of a workload or of a namespace, or show each pod
+    #[arg(long, value_enum, default_value_t = By::Workload)]
+    pub by: By,
+    /// Only connections that these open: pods, workloads, labels, or namespace/*
+    #[arg(long, value_name = "SOURCE")]
+    pub from: Vec<String>,
+    /// Only connections to these
+    #[arg(long, value_name = "DESTINATION")]
+    pub to: Vec<String>,
+    /// Only this port: a number or a range, of TCP unless --protocol says otherwise
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<String>,
+    /// Only this protocol: tcp, udp, sctp, icmp, icmpv6 or protocol-N
+    #[arg(long, value_name = "NAME")]
+    pub protocol: Option<String>,
+    /// Only what may be reached from public addresses
+    #[arg(long, conflicts_with_all = ["outside", "not_isolated"])]
+    pub exposed: bool,
+    /// Only connections with addresses outside of the cluster
+    #[arg(long, conflicts_with = "not_isolated")]
+    pub outside: bool,
+    /// Only which pods no policy isolates, by direction
+    #[arg(long)]
+    pub not_isolated: bool,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t = ListFormat::Text)]
+    pub output: ListFormat,
+}
+
+/// The output formats of lists and differences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ListFormat {
+    /// For a terminal
+    Text,
+    /// For a pull request
+    Markdown,
+    /// For spreadsheets
+    Csv,
+    /// For programs
+    Json,
+    /// A graph, for Graphviz
+    Dot,
+    /// A page with a matrix and a graph, complete in one file
+    Html,
+}
+
+/// The arguments of `netpolc diff`.
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// The cluster as it was: a file or directory
+    #[arg(value_name = "OLD")]
+    pub old: PathBuf,
+    /// The cluster as it will be; or policies alone, which are added to OLD or replace those of
+    /// their names
+    #[arg(value_name = "NEW")]
+    pub new: PathBuf,
+    /// Put together the pods of a workload or of a namespace, or show each pod
+    #[arg(long, value_enum, default_value_t = By::Workload)]
+    pub by: By,
+    /// End with exit code 1 if anything differs
+    #[arg(long)]
+    pub exit_code: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub by_default: ByDefault,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t = ListFormat::Text)]
+    pub output: ListFormat,
+}
+
+/// The arguments of `netpolc test`.
+#[derive(Debug, Args)]
+pub struct Test {
+    /// Files with expectations, one a line: SOURCE -> DESTINATION[:PORT][/PROTOCOL] allowed|denied
+    #[arg(value_name = "EXPECTATIONS", required = true)]
+    pub expectations: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub input: AskInput,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t = StoryFormat::Text)]
+    pub output: StoryFormat,
+}

@@ -1,0 +1,218 @@
+//! `netpolc list`: who may open which connections. Not here: which there are
+//! (`netpolc_analyze::list`).
+
+use std::{collections::BTreeSet, io::Write, sync::Arc};
+
+use netpolc_analyze::{
+    Analysis,
+    list::{Connection, Filter, Only, connections},
+    traffic::TrafficSet,
+    unit::{Isolated, Unit, units},
+};
+use netpolc_kube_sync::Survey;
+use netpolc_policy::Direction;
+use serde::Serialize;
+
+use crate::{
+    ask::{
+        self, By,
+        end::{self, End},
+        graph::{Drawn, Edge, csv_line, dot, markdown},
+        port::{self, Port},
+        rows::{rows, traffic, wrapped},
+    },
+    cli::{ask::ListFormat, request::Input},
+    output::{self, Outcome},
+};
+
+/// What is to be listed.
+#[derive(Debug)]
+pub struct List {
+    /// What the list is about.
+    pub input: Input,
+    /// How pods are put together.
+    pub by: By,
+    /// Only connections from these, as they were written; empty: from all.
+    pub from: Vec<String>,
+    /// Only connections to these.
+    pub to: Vec<String>,
+    /// Only this port, as it was written.
+    pub port: Option<String>,
+    /// Only this protocol.
+    pub protocol: Option<String>,
+    /// Which list it is.
+    pub what: What,
+    /// How it is shown.
+    pub format: ListFormat,
+}
+
+/// The lists that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Connections.
+    Connections(Only),
+    /// Pods that no policy isolates.
+    NotIsolated,
+}
+
+/// Runs `netpolc list`.
+///
+/// # Errors
+/// An end or a port means nothing in this input.
+pub fn run(list: &List) -> anyhow::Result<Outcome> {
+    let (survey, read) = ask::read(&list.input)?;
+    let mut analysis = Analysis::new(&survey.loaded.cluster);
+    let units = units(analysis.universe(), &|pod| list.by.name(pod));
+    let text = match list.what {
+        What::Connections(only) => {
+            let filter = Filter {
+                from: named(&survey, list.by, &list.from)?,
+                to: named(&survey, list.by, &list.to)?,
+                traffic: traffic_of(list)?,
+                only,
+            };
+            let found = connections(&mut analysis, &units, &filter);
+            show(&found, &units, list.format)?
+        }
+        What::NotIsolated => not_isolated(&mut analysis, &units, list.format)?,
+    };
+    let mut out = output::stdout();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(read)
+}
+
+/// The names of the units that these ends are in.
+fn named(survey: &Survey, by: By, ends: &[String]) -> anyhow::Result<BTreeSet<Arc<str>>> {
+    let mut names = BTreeSet::new();
+    for text in ends {
+        let pods = match end::find(survey, text)? {
+            End::Pods(pods) => pods,
+            End::Service(key) => {
+                let all = netpolc_policy::frontend::PortChoice::All;
+                let cluster = &survey.loaded.cluster;
+                let behind =
+                    netpolc_policy::frontend::backends(cluster, &survey.frontends, &key, &all)?;
+                behind.into_iter().filter_map(|backend| backend.pod).collect()
+            }
+            End::Address(_) | End::Block(_) | End::Internet | End::Node(_) => anyhow::bail!(
+                "{text}: a list is about pods; ask for --exposed or --outside, or use \
+                 `netpolc explain` for an address"
+            ),
+        };
+        names.extend(pods.iter().map(|key| by.name(&survey.loaded.cluster.pods[key])));
+    }
+    Ok(names)
+}
+
+/// The traffic that the list is about; None for all.
+fn traffic_of(list: &List) -> anyhow::Result<Option<TrafficSet>> {
+    let protocol = match &list.protocol {
+        None => None,
+        Some(name) => Some(port::protocol(name).ok_or_else(|| {
+            anyhow::anyhow!(
+                "--protocol {name:?} is not known; write tcp, udp, sctp, icmp, icmpv6 or protocol-N"
+            )
+        })?),
+    };
+    Ok(match &list.port {
+        None => protocol.map(|protocol| TrafficSet::protocol(protocol.number())),
+        Some(text) => match Port::parse(text)? {
+            Port::Name(_) => anyhow::bail!("--port {text}: write a number or a range"),
+            port => Some(port.traffic(protocol, &[])?),
+        },
+    })
+}
+
+fn show(found: &[Connection], units: &[Unit], format: ListFormat) -> anyhow::Result<String> {
+    let head = ["from", "to", "traffic"];
+    Ok(match format {
+        ListFormat::Text => {
+            let rows = rows(found, units).into_iter();
+            let cells = rows.map(|row| {
+                [wrapped(&row.sources, 40), wrapped(&row.destinations, 40), row.traffic]
+            });
+            if found.is_empty() {
+                return Ok("No connection may be opened.\n".into());
+            }
+            format!("{}\n", output::table(&head, cells))
+        }
+        ListFormat::Markdown => {
+            let rows = rows(found, units).into_iter();
+            markdown(
+                &head,
+                rows.map(|row| [row.sources.join(", "), row.destinations.join(", "), row.traffic]),
+            )
+        }
+        ListFormat::Csv => {
+            let mut text = csv_line(["source", "destination", "traffic", "between all pods"]);
+            for connection in found {
+                let all = connection.between_all.as_ref().unwrap_or(&connection.traffic);
+                text.push_str(&csv_line([
+                    connection.source.to_string(),
+                    connection.destination.to_string(),
+                    connection.traffic.to_string(),
+                    all.to_string(),
+                ]));
+            }
+            text
+        }
+        ListFormat::Json => format!("{}\n", serde_json::to_string_pretty(found)?),
+        ListFormat::Dot => {
+            let edge = |connection: &Connection| Edge {
+                source: connection.source.to_string(),
+                destination: connection.destination.to_string(),
+                label: traffic(connection),
+                drawn: Drawn::Plain,
+            };
+            dot(&found.iter().map(edge).collect::<Vec<_>>())
+        }
+        ListFormat::Html => anyhow::bail!("-o html: pages are not made yet"),
+    })
+}
+
+/// A unit that is open in some direction.
+#[derive(Debug, Serialize)]
+struct Open {
+    name: Arc<str>,
+    pods: usize,
+    ingress: Isolated,
+    egress: Isolated,
+}
+
+fn not_isolated(
+    analysis: &mut Analysis<'_>,
+    units: &[Unit],
+    format: ListFormat,
+) -> anyhow::Result<String> {
+    let open = units.iter().map(|unit| Open {
+        name: unit.name.clone(),
+        pods: unit.pods,
+        ingress: analysis.isolation(unit, Direction::Ingress),
+        egress: analysis.isolation(unit, Direction::Egress),
+    });
+    let open: Vec<Open> =
+        open.filter(|open| open.ingress != Isolated::Yes || open.egress != Isolated::Yes).collect();
+    let word = |isolated| match isolated {
+        Isolated::Yes => "isolated",
+        Isolated::Partly => "some pods are open",
+        Isolated::No => "open",
+    };
+    let head = ["pods of", "ingress", "egress"];
+    let cells = |open: &Open| {
+        [open.name.to_string(), word(open.ingress).to_owned(), word(open.egress).to_owned()]
+    };
+    Ok(match format {
+        ListFormat::Json => format!("{}\n", serde_json::to_string_pretty(&open)?),
+        ListFormat::Csv => {
+            let lines = open.iter().map(|open| csv_line(cells(open)));
+            format!("{}{}", csv_line(head), lines.collect::<String>())
+        }
+        ListFormat::Markdown => markdown(&head, open.iter().map(cells)),
+        ListFormat::Text if open.is_empty() => "Every pod is isolated in both directions.\n".into(),
+        ListFormat::Text => format!("{}\n", output::table(&head, open.iter().map(cells))),
+        ListFormat::Dot | ListFormat::Html => {
+            anyhow::bail!("--not-isolated is a list of pods; use -o text, markdown, csv or json")
+        }
+    })
+}
