@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     Analysis,
+    region::without,
     traffic::{TrafficId, TrafficSet},
     unit::{Passing, Unit},
 };
@@ -36,8 +37,36 @@ impl Who {
             (false, true) if prefixes.len() == 1 => return "anywhere outside (IPv6)".into(),
             _ => {}
         }
-        let texts: Vec<String> = prefixes.iter().map(IpNetwork::to_string).collect();
+        let families = [true, false].map(|v4| {
+            let of_family = prefixes.iter().filter(|prefix| prefix.is_ipv4() == v4);
+            in_few_words(&of_family.copied().collect::<Vec<_>>())
+        });
+        let texts: Vec<String> = families.into_iter().filter(|text| !text.is_empty()).collect();
         texts.join(", ")
+    }
+}
+
+/// Prefixes of one family: as they are, or as one prefix without some others, if that is shorter.
+fn in_few_words(prefixes: &[IpNetwork]) -> String {
+    let texts = |prefixes: &[IpNetwork]| {
+        prefixes.iter().map(IpNetwork::to_string).collect::<Vec<_>>().join(", ")
+    };
+    let plain = texts(prefixes);
+    let (Some(first), 3..) = (prefixes.first(), prefixes.len()) else { return plain };
+    let covers = |length: u8| {
+        let wide = IpNetwork::new(first.ip(), length).ok()?;
+        let wide = IpNetwork::new(wide.network(), length).ok()?;
+        prefixes.iter().all(|prefix| wide.contains(prefix.network())).then_some(wide)
+    };
+    let Some(wide) = (0..=first.prefix()).rev().find_map(covers) else { return plain };
+    let without = without(&wide, prefixes);
+    if without.len() >= prefixes.len() {
+        return plain;
+    }
+    match wide.prefix() {
+        0 if wide.is_ipv4() => format!("anywhere outside (IPv4) but {}", texts(&without)),
+        0 => format!("anywhere outside (IPv6) but {}", texts(&without)),
+        _ => format!("{wide} but {}", texts(&without)),
     }
 }
 

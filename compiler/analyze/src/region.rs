@@ -232,6 +232,25 @@ fn cover(family: Family, mut first: u128, last: u128) -> Vec<IpNetwork> {
     }
 }
 
+/// What is left of a prefix without others that are within it, sorted and apart from each other.
+pub(crate) fn without(wide: &IpNetwork, others: &[IpNetwork]) -> Vec<IpNetwork> {
+    let family = Family::of_network(wide);
+    let (mut next, last) = bounds(wide);
+    let mut left = Vec::new();
+    for other in others {
+        let (first, end) = bounds(other);
+        if first > next {
+            left.extend(cover(family, next, first - 1));
+        }
+        if end >= last {
+            return left;
+        }
+        next = end + 1;
+    }
+    left.extend(cover(family, next, last));
+    left
+}
+
 /// Every prefix that a rule of the cluster names.
 fn named(cluster: &Cluster, each: &mut impl FnMut(&IpNetwork)) {
     let staged = cluster.staged.values().filter_map(|staged| match staged {

@@ -6,6 +6,7 @@
 
 pub mod end;
 pub mod graph;
+pub mod page;
 pub mod port;
 pub mod rows;
 pub mod story;

@@ -15,6 +15,7 @@ use crate::{
     ask::{
         self, By,
         graph::{Drawn, Edge, csv_line, dot, markdown},
+        page,
         rows::{Row, together, wrapped},
     },
     cli::{ask::ListFormat, request::Input},
@@ -42,18 +43,19 @@ pub struct Diff {
 /// One of the inputs has nothing to compare.
 pub fn run(diff: &Diff) -> anyhow::Result<Outcome> {
     let (old, read_old) = ask::read(&diff.old)?;
-    let (new, read_new) = ask::read(&diff.new)?;
-    let is_whole = !new.loaded.cluster.pods.is_empty();
-    let new = match is_whole {
-        true => new.loaded.cluster,
-        false => with(&old.loaded.cluster, new.loaded.cluster),
-    };
-    let old = old.loaded.cluster;
+    let (mut new, read_new) = ask::read(&diff.new)?;
+    if new.loaded.cluster.pods.is_empty() {
+        new.loaded.cluster = with(&old.loaded.cluster, new.loaded.cluster);
+    }
+    let cluster = &new.loaded.cluster;
     let by = diff.by;
-    let found = differences(&old, &new, &|pod| by.name(pod));
-    let names = Analysis::new(&new);
+    let found = differences(&old.loaded.cluster, cluster, &|pod| by.name(pod));
+    let names = Analysis::new(cluster);
     let units = units(names.universe(), &|pod| by.name(pod));
-    let text = show(&found, &units, diff.format)?;
+    let text = match diff.format {
+        ListFormat::Html => page::of_diff(&new, by, &units, &found)?,
+        format => show(&found, &units, format)?,
+    };
     let mut out = output::stdout();
     out.write_all(text.as_bytes())?;
     out.flush()?;
@@ -146,7 +148,7 @@ fn show(found: &Differences, units: &[Unit], format: ListFormat) -> anyhow::Resu
         }
         ListFormat::Json => format!("{}\n", serde_json::to_string_pretty(found)?),
         ListFormat::Dot => dot(&edges(found)),
-        ListFormat::Html => anyhow::bail!("-o html: pages are not made yet"),
+        ListFormat::Html => unreachable!("a page needs the input, too"),
     })
 }
 

@@ -18,6 +18,7 @@ use crate::{
         self, By,
         end::{self, End},
         graph::{Drawn, Edge, csv_line, dot, markdown},
+        page,
         port::{self, Port},
         rows::{rows, traffic, wrapped},
     },
@@ -72,7 +73,10 @@ pub fn run(list: &List) -> anyhow::Result<Outcome> {
                 only,
             };
             let found = connections(&mut analysis, &units, &filter);
-            show(&found, &units, list.format)?
+            match list.format {
+                ListFormat::Html => page::of_list(&survey, list.by, &units, &found)?,
+                format => show(&found, &units, format)?,
+            }
         }
         What::NotIsolated => not_isolated(&mut analysis, &units, list.format)?,
     };
@@ -167,7 +171,7 @@ fn show(found: &[Connection], units: &[Unit], format: ListFormat) -> anyhow::Res
             };
             dot(&found.iter().map(edge).collect::<Vec<_>>())
         }
-        ListFormat::Html => anyhow::bail!("-o html: pages are not made yet"),
+        ListFormat::Html => unreachable!("a page needs the input, too"),
     })
 }
 
