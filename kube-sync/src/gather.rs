@@ -32,6 +32,9 @@ pub(crate) enum Purpose {
 /// A workload's namespace, kind and name.
 pub(crate) type WorkloadKey = (Arc<str>, Owner);
 
+/// The same, as pods have it.
+type SharedKey = (Arc<str>, Arc<Owner>);
+
 /// What was gathered so far.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
@@ -91,7 +94,7 @@ impl Gathered {
 
     /// Resolves the owners of all pods of `cluster`, each distinct one once.
     pub fn resolve_owners(&self, cluster: &mut Cluster, interner: &mut Interner) {
-        let mut known: HashMap<(Arc<str>, Arc<Owner>), Option<Arc<Owner>>> = HashMap::new();
+        let mut known: HashMap<SharedKey, Option<Arc<Owner>>> = HashMap::new();
         for pod in cluster.pods.values_mut() {
             let Some(owner) = &mut pod.owner else { continue };
             let key = (pod.key.namespace.clone(), owner.clone());

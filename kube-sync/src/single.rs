@@ -17,6 +17,7 @@ use crate::{
 };
 
 /// What an object turned out to be.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, and mostly it is an object")]
 pub(crate) enum Single {
     Object(Object),
     /// It was read, and nothing follows from it.

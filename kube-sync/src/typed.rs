@@ -208,6 +208,7 @@ struct NodeAddress<'a> {
 }
 
 /// The result of the fast path for an item.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, and mostly it is an object")]
 pub(crate) enum Outcome {
     Found(Object),
     Ignored,

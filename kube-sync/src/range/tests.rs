@@ -45,7 +45,7 @@ fn no_rule_is_about_a_made_up_address() {
 #[test]
 fn what_is_everything_but_the_private_networks_does_not_reach_made_up_pods() {
     let internet = policy("0.0.0.0/0", &["172.16.0.0/12", "192.168.0.0/16"]);
-    assert_eq!(v4(&[internet.clone()]), "172.31.0.0/16");
+    assert_eq!(v4(std::slice::from_ref(&internet)), "172.31.0.0/16");
     assert_eq!(v4(&[internet, policy("172.31.0.0/16", &[])]), "172.30.0.0/16");
     assert_eq!(v4(&[policy("0.0.0.0/0", &[])]), "10.255.0.0/16", "it is about every range");
 }
