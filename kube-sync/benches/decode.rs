@@ -123,10 +123,27 @@ fn yaml(count: usize) -> String {
         let (namespace, node, ip) = identity(i);
         let _ = write!(
             text,
-            "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: app-{i}\n  namespace: \
-             ns-{namespace}\n  labels:\n    app: app-{}\n    tier: t{}\nspec:\n  nodeName: \
-             node-{node}\n  containers:\n  - name: main\n    ports:\n    - containerPort: 8080\n   \
-                name: http\nstatus:\n  phase: Running\n  podIPs:\n  - ip: {ip}\n",
+            "---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: app-{i}
+  namespace: ns-{namespace}
+  labels:
+    app: app-{}
+    tier: t{}
+spec:
+  nodeName: node-{node}
+  containers:
+  - name: main
+    ports:
+    - containerPort: 8080
+      name: http
+status:
+  phase: Running
+  podIPs:
+  - ip: {ip}
+",
             i % 10,
             i % 3
         );
