@@ -24,6 +24,8 @@ use crate::{
     problem::{Path as FieldPath, Problems},
     source::{Foreign, Reader, Source},
 };
+#[cfg(feature = "watch")]
+use crate::{decode::item, object::ItemType, source::Origin};
 
 /// The longest input that is read, in bytes.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -276,6 +278,20 @@ impl Loader {
                 List, apiVersion: v1, items: [])";
             self.whole(name, message.into(), severity);
         }
+    }
+
+    /// Takes an object that an API server has sent, of the type that it was asked for.
+    #[cfg(feature = "watch")]
+    pub fn served(&mut self, name: &str, text: &str, item_type: ItemType) {
+        let Self { cluster, problems, interner, places, gathered, .. } = self;
+        let source = Source::new(name.into(), text.as_bytes());
+        let mut reader = Reader::new(&source, problems, interner);
+        reader.origin = Origin::Server;
+        reader.gathered = gathered.as_mut();
+        let fields = serde_json::from_str(text).ok();
+        item(&mut reader, text, text, fields, Some(item_type), &mut |reader, object, at| {
+            place::put(cluster, places, reader, object, at);
+        });
     }
 
     fn unreadable(&mut self, name: &str, error: &str) {

@@ -187,9 +187,11 @@ impl<'a> Reader<'a> {
         } else if self.reported > MAX_PROBLEMS_PER_OBJECT && self.object.is_some() {
             return;
         }
+        // A server sends each object on one line, so the position says nothing.
+        let line = (self.origin == Origin::File).then(|| self.source.line(at as usize));
         self.problems.push(Problem {
             file: self.source.name.clone(),
-            line: Some(self.source.line(at as usize)),
+            line,
             document: self.document,
             object: self.object.clone(),
             field: if matches!(path, Path::Root) { None } else { Some(path.to_string()) },

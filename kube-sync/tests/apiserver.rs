@@ -49,7 +49,7 @@ impl Follower {
     }
 
     fn of(server: &Server) -> Self {
-        Self::new(Access::Kubeconfig(server.kubeconfig(User::Admin).unwrap()))
+        Self::new(Access::Kubeconfig(server.kubeconfig(User::Admin).unwrap().into()))
     }
 
     async fn step(&mut self) {
@@ -211,7 +211,8 @@ async fn lists_and_changes(server: &Server) {
 /// S61: what RBAC refuses is named, with what to do, and ends when the rights are there.
 async fn refusals(server: &Server) {
     let admin = server.client(User::Admin).await.unwrap();
-    let mut follower = Follower::new(Access::Kubeconfig(server.kubeconfig(User::Viewer).unwrap()));
+    let mut follower =
+        Follower::new(Access::Kubeconfig(server.kubeconfig(User::Viewer).unwrap().into()));
     follower.until("six refusals", |f| f.watch.conditions().count() == Resource::ALL.len()).await;
     assert!(follower.watch.conditions().all(|c| c.reason == Reason::Forbidden));
     let policies =
@@ -335,7 +336,7 @@ async fn stalls(server: &Server) {
     let path = server.folder().join("proxy.kubeconfig");
     std::fs::write(&path, kubeconfig.replace(&url, &format!("https://127.0.0.1:{}", proxy.port)))
         .unwrap();
-    let mut follower = Follower::new(Access::Kubeconfig(path));
+    let mut follower = Follower::new(Access::Kubeconfig(path.into()));
     follower.until("first lists", |f| f.complete).await;
     let asked = Instant::now();
     follower.watch.fetcher().freshen(asked + Duration::from_secs(5)).unwrap();
@@ -372,7 +373,7 @@ async fn expired_versions(server: &mut Server) {
         .unwrap();
     let token_file = server.folder().join("token");
     std::fs::write(&token_file, User::Admin.token()).unwrap();
-    let access = Access::Kubeconfig(server.kubeconfig_with_token_file(&token_file).unwrap());
+    let access = Access::Kubeconfig(server.kubeconfig_with_token_file(&token_file).unwrap().into());
     let mut follower = Follower::new(access);
     follower.until("first lists", |f| f.complete && f.pods("gone") == 50).await;
     follower.changes.clear();

@@ -246,7 +246,7 @@ async fn requests_name_the_agent() {
             .unwrap();
         String::from_utf8_lossy(&head[..read]).to_lowercase()
     });
-    let _follower = Follower::new(Access::Kubeconfig(kubeconfig));
+    let _follower = Follower::new(Access::Kubeconfig(kubeconfig.into()));
     let head = tokio::task::spawn_blocking(|| asked.join().unwrap()).await.unwrap();
     assert!(head.contains(&format!("user-agent: netpolc/{}", env!("CARGO_PKG_VERSION"))), "{head}");
     std::fs::remove_dir_all(folder).unwrap();

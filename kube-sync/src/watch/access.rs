@@ -17,7 +17,7 @@ use hyper_util::{
 use kube::{
     Client, Config,
     client::{Body, ConfigExt as _},
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{KubeConfigOptions, Kubeconfig as ConfigFile},
 };
 use tower::{ServiceBuilder, util::option_layer};
 
@@ -44,17 +44,33 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(25);
 pub enum Access {
     /// As a pod does: by the service account's files, and by KUBERNETES_SERVICE_HOST and _PORT.
     InCluster,
-    /// By the current context of the kubeconfig at this path.
-    Kubeconfig(PathBuf),
+    /// By a context of a kubeconfig.
+    Kubeconfig(Kubeconfig),
     /// By clients that this function makes; it is called on the watching thread.
     With(Arc<dyn Fn() -> Client + Send + Sync>),
+}
+
+/// A context of a kubeconfig.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kubeconfig {
+    /// The file; None for those that kubectl takes: of KUBECONFIG, or else ~/.kube/config.
+    pub path: Option<PathBuf>,
+    /// The context; None for the current one.
+    pub context: Option<String>,
+}
+
+impl From<PathBuf> for Kubeconfig {
+    /// The current context of the kubeconfig at `path`.
+    fn from(path: PathBuf) -> Self {
+        Self { path: Some(path), context: None }
+    }
 }
 
 impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Access::InCluster => f.write_str("InCluster"),
-            Access::Kubeconfig(path) => f.debug_tuple("Kubeconfig").field(path).finish(),
+            Access::Kubeconfig(config) => f.debug_tuple("Kubeconfig").field(config).finish(),
             Access::With(_) => f.write_str("With(..)"),
         }
     }
@@ -82,17 +98,26 @@ impl Access {
                 let remedy = "run as a pod with a service account, or give --kubeconfig";
                 (config, "the service account's credentials".to_owned(), remedy)
             }
-            Access::Kubeconfig(path) => {
+            Access::Kubeconfig(Kubeconfig { path, context }) => {
                 let config = async {
-                    let kubeconfig = Kubeconfig::read_from(path)?;
-                    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await
+                    let file = match path {
+                        Some(path) => ConfigFile::read_from(path)?,
+                        None => ConfigFile::read()?,
+                    };
+                    let options =
+                        KubeConfigOptions { context: context.clone(), ..Default::default() };
+                    Config::from_custom_kubeconfig(file, &options).await
                 };
                 let config = config.await.map_err(|error| chain(&error));
-                (
-                    config,
-                    format!("the kubeconfig {}", path.display()),
-                    "give a kubeconfig with a current context",
-                )
+                let what = match path {
+                    Some(path) => format!("the kubeconfig {}", path.display()),
+                    None => "the kubeconfig of KUBECONFIG or ~/.kube/config".to_owned(),
+                };
+                let remedy = match context {
+                    Some(_) => "give the name of one of its contexts",
+                    None => "give a kubeconfig with a current context",
+                };
+                (config, what, remedy)
             }
         };
         let error = |detail| AccessError { what: what.clone(), detail, remedy };

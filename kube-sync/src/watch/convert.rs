@@ -28,7 +28,7 @@ pub(crate) struct Item {
 }
 
 /// The name of the source in messages, in place of a file.
-const SOURCE: &str = "kubernetes";
+pub(super) const SOURCE: &str = "kubernetes";
 
 /// The part of a SecurityGroup that says which group it is.
 #[derive(Deserialize)]
@@ -73,11 +73,7 @@ impl Converter {
         item(&mut reader, text, text, fields, Some(item_type), &mut |_, object, _| {
             found = Some(object)
         });
-        let mut problems = problems.into_list();
-        for problem in &mut problems {
-            // The server sends each object on one line, so the position says nothing.
-            (problem.line, problem.document) = (None, None);
-        }
+        let problems = problems.into_list();
         Item { key, object: found, problems, generation: raw.meta.generation }
     }
 }

@@ -23,6 +23,7 @@ mod fetch;
 mod foreign;
 mod freshness;
 mod link;
+mod list;
 mod presence;
 mod publish;
 mod raw;
@@ -55,12 +56,13 @@ use self::{
     report::Reports,
 };
 pub use self::{
-    access::{Access, AccessError},
+    access::{Access, AccessError, Kubeconfig},
     collect::Update,
     condition::{Condition, Reason},
     feed_state::{WatchState, WatchStates},
     fetch::{Busy, Fetched, Fetcher, Found},
     foreign::Foreign,
+    list::{ListError, survey_cluster},
     status::{MAX_POLICIES, MAX_PROBLEMS, NodeStatus},
 };
 use crate::{Families, Problem, Resource};

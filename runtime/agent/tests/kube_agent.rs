@@ -112,7 +112,7 @@ async fn the_agent_follows_a_real_api_server() {
     assert_eq!(host.isolated(), 1);
 
     let pin_dir = PathBuf::from(format!("/sys/fs/bpf/netpolc-test-kube-{}", std::process::id()));
-    let access = Access::Kubeconfig(server.kubeconfig(User::Viewer).unwrap());
+    let access = Access::Kubeconfig(server.kubeconfig(User::Viewer).unwrap().into());
     let options = Options::new("n1", pin_dir.clone());
     let source = watch::Options {
         access,
@@ -430,7 +430,7 @@ async fn node_status(scene: &Scene, server: &Server, admin: &Client) {
         ],
     );
     let source = watch::Options {
-        access: Access::Kubeconfig(server.kubeconfig(User::Viewer).unwrap()),
+        access: Access::Kubeconfig(server.kubeconfig(User::Viewer).unwrap().into()),
         node: Some("observer".into()),
         lists: Lists::Automatic,
         families: Families::default(),

@@ -148,7 +148,7 @@ fn with(options: &Agent, metrics: Arc<Metrics>, host: impl NodeTarget) -> anyhow
                 return file_loop::serve(run, files, metrics, host, Kernel::new(), stop).await;
             }
             Source::InCluster => Access::InCluster,
-            Source::Kubeconfig(path) => Access::Kubeconfig(path.clone()),
+            Source::Kubeconfig(path) => Access::Kubeconfig(path.clone().into()),
         };
         let source = watch::Options {
             access,
