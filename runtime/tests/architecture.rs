@@ -17,7 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("compiler/policy", &[]),
     ("compiler/table", &[]),
     ("compiler/lower", &["netpolc-policy", "netpolc-table"]),
-    ("compiler/analyze", &["netpolc-policy"]),
+    ("compiler/analyze", &["netpolc-policy", "netpolc-table"]),
     ("targets/host", &[]),
     ("targets/api", &["netpolc-host", "netpolc-table"]),
     ("targets/mem", &["netpolc-table", "netpolc-target"]),

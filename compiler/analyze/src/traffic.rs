@@ -51,7 +51,7 @@ impl TrafficSet {
         }
     }
 
-    fn numbered(number: u8, first: u16, last: u16) -> Self {
+    pub(crate) fn numbered(number: u8, first: u16, last: u16) -> Self {
         let base = u32::from(number) << 16;
         match first <= last {
             true => Self(vec![(base | u32::from(first), base | u32::from(last))]),

@@ -1,0 +1,316 @@
+//! The proof that tables say what policies say: for every endpoint, every class of addresses and
+//! all ports at once.
+//!
+//! Here: what a program permits as sets of traffic, held against the analysis of the cluster that
+//! it was compiled from, or should have been. An address stands for all that neither the tables nor
+//! the rules tell apart from it. Not here: what is decided around the tables, and left out: the pod
+//! itself (S47), its own node (S44, S45), and Services before their translation (S48).
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use netpolc_policy::{Direction, ObjectKey, Pod};
+use netpolc_table::{
+    Class, EndpointId, PortClassId, Program, RowId, SetId, TableId,
+    eval::{self, Pipeline},
+    schema::{Answer, Family, PortKey, ServiceKey, SetPortClass, VerdictKey},
+};
+
+use crate::{
+    Analysis,
+    traffic::{TrafficId, TrafficSet},
+    universe::RemoteId,
+};
+
+/// Traffic that tables and policies judge differently.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disagreement {
+    /// The endpoint that is asked about.
+    pub pod: ObjectKey,
+    /// Whether the traffic goes to it or comes from it.
+    pub direction: Direction,
+    /// The address at the other end.
+    pub remote: IpAddr,
+    /// What the tables permit, and no policy does.
+    pub only_tables: TrafficSet,
+    /// What the policies permit, and the tables do not.
+    pub only_policies: TrafficSet,
+}
+
+impl fmt::Display for Disagreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pod, direction, remote, only_tables, only_policies } = self;
+        write!(f, "{direction} of {pod} with {remote}: ")?;
+        match (only_tables.is_nothing(), only_policies.is_nothing()) {
+            (false, true) => write!(f, "the tables permit {only_tables}, which policies deny"),
+            (true, _) => write!(f, "the tables deny {only_policies}, which policies permit"),
+            (false, false) => write!(
+                f,
+                "the tables permit {only_tables}, which policies deny, and deny {only_policies}, \
+                 which policies permit"
+            ),
+        }
+    }
+}
+
+/// What was compared, and what differs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// How many answers were compared: an endpoint, a direction and a class of addresses each.
+    pub compared: usize,
+    /// Those that differ, up to the limit that was asked for.
+    pub disagreements: Vec<Disagreement>,
+}
+
+/// Compares a program with the analysis of a cluster, for these endpoints, and returns up to `limit`
+/// disagreements. Each pod has to be one of the cluster's.
+pub fn compare(
+    analysis: &mut Analysis<'_>,
+    program: &Program,
+    endpoints: &[(ObjectKey, EndpointId)],
+    limit: usize,
+) -> Comparison {
+    let mut found = Comparison::default();
+    let mut tables = Tables::of(program);
+    let samples = samples(analysis, program);
+    // Many endpoints have the same rules and the same set; what they answer is worked out once.
+    let mut known: HashMap<Side, Vec<usize>> = HashMap::new();
+    for (key, endpoint) in endpoints {
+        let Some(class) = analysis.universe().class_of(key) else { continue };
+        let profile = analysis.universe().class(class).profile;
+        let word = eval::word(program, *endpoint);
+        for direction in Direction::BOTH {
+            let set = pipeline(direction).set(word);
+            let side = Side { profile, direction, set };
+            let differ = known
+                .entry(side)
+                .or_insert_with(|| differing(analysis, &mut tables, &samples, side));
+            found.compared += samples.len();
+            let pod = &analysis.cluster().pods[key];
+            for at in differ {
+                let sample = &samples[*at];
+                if is_decided_elsewhere(analysis, pod, direction, sample.address) {
+                    continue;
+                }
+                if found.disagreements.len() >= limit {
+                    return found;
+                }
+                let policies = analysis.row(profile, direction).with(sample.remote);
+                let permitted = tables.permitted(analysis, set, sample.class);
+                let of = |id| analysis.traffic(id).minus(&sample.without(direction));
+                let (policies, permitted) = (of(policies), of(permitted));
+                found.disagreements.push(Disagreement {
+                    pod: key.clone(),
+                    direction,
+                    remote: sample.address,
+                    only_tables: permitted.minus(&policies),
+                    only_policies: policies.minus(&permitted),
+                });
+            }
+        }
+    }
+    found
+}
+
+/// The samples about which tables and policies do not say the same.
+fn differing(
+    analysis: &mut Analysis<'_>,
+    tables: &mut Tables<'_>,
+    samples: &[Sample],
+    Side { profile, direction, set }: Side,
+) -> Vec<usize> {
+    let row = analysis.row(profile, direction);
+    let mut found = Vec::new();
+    for (at, sample) in samples.iter().enumerate() {
+        let policies = row.with(sample.remote);
+        let permitted = tables.permitted(analysis, set, sample.class);
+        if policies == permitted {
+            continue;
+        }
+        let of = |id| analysis.traffic(id).minus(&sample.without(direction));
+        if of(policies) != of(permitted) {
+            found.push(at);
+        }
+    }
+    found
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Side {
+    profile: crate::universe::ProfileId,
+    direction: Direction,
+    set: Option<SetId>,
+}
+
+fn pipeline(direction: Direction) -> Pipeline {
+    match direction {
+        Direction::Ingress => Pipeline::ToPod,
+        Direction::Egress => Pipeline::FromPod,
+    }
+}
+
+/// Is the traffic with this address decided before or behind the tables, or by more than them?
+fn is_decided_elsewhere(
+    analysis: &Analysis<'_>,
+    pod: &Pod,
+    direction: Direction,
+    address: IpAddr,
+) -> bool {
+    let nodes = &analysis.cluster().nodes;
+    let own = pod.node.as_ref().and_then(|name| nodes.get(name));
+    let on_own = own.is_some_and(|node| node.addresses.contains(&address));
+    // A program for all nodes knows of no pod's own one.
+    let on_any = nodes.values().any(|node| node.addresses.contains(&address));
+    pod.addresses.contains(&address) || on_own || direction == Direction::Egress && on_any
+}
+
+/// An address that stands for others.
+struct Sample {
+    address: IpAddr,
+    remote: RemoteId,
+    class: Class,
+    /// The ports of Services at this address, and whatever its family does not have.
+    services: TrafficSet,
+    away: TrafficSet,
+}
+
+impl Sample {
+    /// The traffic that is not compared.
+    fn without(&self, direction: Direction) -> TrafficSet {
+        match direction {
+            Direction::Ingress => self.away.clone(),
+            Direction::Egress => self.away.union(&self.services),
+        }
+    }
+}
+
+/// An address for each combination of a remote and a class, at the ends of every prefix that the
+/// tables have, beside them, and at every pod and node.
+fn samples(analysis: &Analysis<'_>, program: &Program) -> Vec<Sample> {
+    let mut addresses: BTreeSet<IpAddr> = BTreeSet::new();
+    for family in Family::BOTH {
+        let bits = u32::from(family.bits());
+        let to_ip = |v: u128| match family {
+            Family::V4 => IpAddr::from(Ipv4Addr::from_bits(v as u32)),
+            Family::V6 => IpAddr::from(Ipv6Addr::from_bits(v)),
+        };
+        let all = u128::MAX >> (128 - bits);
+        for key in program.table(TableId::remote(family)).entries.keys() {
+            let (value, length) = key.prefix();
+            let first = value.get();
+            let last = first | all.checked_shr(length.into()).unwrap_or(0);
+            let beside = [first.wrapping_sub(1) & all, last.wrapping_add(1) & all];
+            addresses.extend([first, last].into_iter().chain(beside).map(to_ip));
+        }
+    }
+    let universe = analysis.universe();
+    let cluster = analysis.cluster();
+    let regions = universe.regions.ids().collect::<Vec<_>>();
+    for region in regions {
+        let parts = universe.regions.addresses(&BTreeSet::from([region]));
+        addresses.extend(parts.first().map(|prefix| prefix.network()));
+    }
+    addresses.extend(cluster.pods.values().filter(|p| p.is_policed()).flat_map(|p| &p.addresses));
+    addresses.extend(cluster.nodes.values().flat_map(|node| &node.addresses));
+    let mut services: HashMap<IpAddr, TrafficSet> = HashMap::new();
+    for family in Family::BOTH {
+        for key in program.table(TableId::service(family)).entries.keys() {
+            let ServiceKey { address, protocol, port } = ServiceKey::of(family, key);
+            let Some(protocol) = netpolc_policy::Protocol::from_number(protocol) else { continue };
+            let known = services.entry(address).or_default();
+            *known = known.union(&TrafficSet::ports(protocol, port, port));
+        }
+    }
+    for service in cluster.services.values() {
+        for address in &service.closed.addresses {
+            let known = services.entry(*address).or_default();
+            for (protocol, first, last) in &service.closed.ports {
+                *known = known.union(&TrafficSet::ports(*protocol, *first, *last));
+            }
+        }
+    }
+    let mut seen: BTreeMap<(RemoteId, Class), IpAddr> = BTreeMap::new();
+    let mut of_services = Vec::new();
+    for address in addresses {
+        let at = (universe.remote_at(address), eval::remote(program, address).class);
+        match services.contains_key(&address) {
+            true => of_services.push((at, address)),
+            false => drop(seen.entry(at).or_insert(address)),
+        }
+    }
+    let all = seen.into_iter().chain(of_services);
+    let sample = |((remote, class), address): ((RemoteId, Class), IpAddr)| Sample {
+        address,
+        remote,
+        class,
+        services: services.get(&address).cloned().unwrap_or_default(),
+        away: TrafficSet::protocol(if address.is_ipv4() { 58 } else { 1 }),
+    };
+    all.map(sample).collect()
+}
+
+/// What a program permits, as sets of traffic.
+struct Tables<'p> {
+    program: &'p Program,
+    /// The traffic of each port class, for both families: the ICMP of the other one has none.
+    classes: [HashMap<PortClassId, TrafficSet>; 2],
+    rows: HashMap<RowId, Vec<PortClassId>>,
+    known: HashMap<(SetId, Class), TrafficId>,
+}
+
+impl<'p> Tables<'p> {
+    fn of(program: &'p Program) -> Self {
+        let classes = Family::BOTH.map(|family| {
+            let mut classes: HashMap<PortClassId, TrafficSet> = HashMap::new();
+            let mut named = TrafficSet::nothing();
+            for (key, entry) in &program.table(TableId::Port).entries {
+                let PortKey { protocol, port } = PortKey::of(key);
+                if matches!((protocol, family), (1, Family::V6) | (58, Family::V4)) {
+                    continue;
+                }
+                let set = TrafficSet::numbered(protocol, port.low as u16, port.high as u16);
+                named = named.union(&set);
+                let class = classes.entry(SetPortClass::of(entry).port_class).or_default();
+                *class = class.union(&set);
+            }
+            let rest = classes.entry(PortClassId::default()).or_default();
+            *rest = rest.union(&TrafficSet::everything().minus(&named));
+            classes
+        });
+        let mut rows: HashMap<RowId, Vec<PortClassId>> = HashMap::new();
+        for key in program.table(TableId::Verdict).entries.keys() {
+            let VerdictKey { row, port_class } = VerdictKey::of(key);
+            rows.entry(row).or_default().push(port_class);
+        }
+        Self { program, classes, rows, known: HashMap::new() }
+    }
+
+    /// What a set permits with a class of addresses; everything where there is no set.
+    fn permitted(
+        &mut self,
+        analysis: &mut Analysis<'_>,
+        set: Option<SetId>,
+        class: Class,
+    ) -> TrafficId {
+        let Some(set) = set else { return TrafficId::EVERYTHING };
+        if let Some(known) = self.known.get(&(set, class)) {
+            return *known;
+        }
+        let permitted = match Answer::of(eval::answer(self.program, set, class)) {
+            Answer::Permit => TrafficId::EVERYTHING,
+            Answer::Deny => TrafficId::NOTHING,
+            Answer::Row(row) => {
+                let classes = &self.classes[class.family() as usize];
+                let listed = self.rows.get(&row).into_iter().flatten();
+                let sets = listed.filter_map(|class| classes.get(class));
+                let all = sets.fold(TrafficSet::nothing(), |all, set| all.union(set));
+                analysis.traffic.intern(all)
+            }
+        };
+        self.known.insert((set, class), permitted);
+        permitted
+    }
+}
