@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::raw::ByDefault;
+use super::raw::{ByDefault, Report};
 use crate::ask::By;
 
 /// The arguments that say what a question is about. Files are named one by one, so that the ends of
@@ -124,6 +124,20 @@ pub struct Diff {
     /// How to show it
     #[arg(short, long, value_enum, default_value_t = ListFormat::Text)]
     pub output: ListFormat,
+}
+
+/// The arguments of `netpolc verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub input: AskInput,
+    /// Only this node's pods [default: every pod]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t = Report::Table)]
+    pub output: Report,
 }
 
 /// The arguments of `netpolc test`.

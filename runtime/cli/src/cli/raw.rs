@@ -4,7 +4,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::ask::{Diff, Explain, List, Test};
+use super::ask::{Diff, Explain, List, Test, Verify};
 use crate::judge::JudgeName;
 
 /// Compiles Kubernetes NetworkPolicies into match-action tables and enforces them with generated
@@ -71,6 +71,14 @@ that of every port. Exit code 1: an expectation is not met.
 Example:
   netpolc test expectations.txt -f manifests/")]
     Test(Test),
+    /// Prove that the compiled tables say what the policies say, for all addresses and ports
+    #[command(after_help = "Two evaluations that share no code are held against each other. Exit \
+        code 1: they disagree.
+
+Examples:
+  netpolc verify -f cluster.yaml
+  netpolc verify -f cluster.yaml --node worker-1")]
+    Verify(Verify),
     /// Answer probes: may this source talk to that destination?
     #[command(after_help = "A probe is one JSON object a line:
   {\"src\":\"shop/ui\",\"dst\":\"shop/catalog\",\"proto\":\"tcp\",\"port\":80}

@@ -13,7 +13,7 @@ use netpolc_target_flower::{capability::Capabilities, lowered::Mode};
 
 use super::raw::{AgentTarget, Format, Report};
 use crate::{
-    command::{diff::Diff, expect::Test, explain::Explain, list::List},
+    command::{diff::Diff, expect::Test, explain::Explain, list::List, verify::Verify},
     judge::JudgeName,
 };
 
@@ -32,6 +32,8 @@ pub enum Command {
     Diff(Diff),
     /// `netpolc test`, which compares verdicts with expectations.
     Test(Test),
+    /// `netpolc verify`, which proves that tables say what policies say.
+    Verify(Verify),
     /// `netpolc agent`, which enforces policies.
     Agent(Agent),
     /// `netpolc status`, with the pin folder and the output format.

@@ -32,6 +32,7 @@ use crate::command::{
     expect::Test,
     explain::Explain,
     list::{self, List},
+    verify::Verify,
 };
 
 /// Turns the parsed command line into a request.
@@ -101,6 +102,11 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             input: ask_input(t.input)?,
             expectations: t.expectations,
             format: t.output,
+        }),
+        raw::Command::Verify(v) => Command::Verify(Verify {
+            input: ask_input(v.input)?,
+            scope: v.node.map_or(Scope::Everywhere, |node| Scope::Node(node.into())),
+            report: v.output,
         }),
         raw::Command::Agent(a) => {
             if a.from.iter().any(|f| is_stdin(f)) {

@@ -75,7 +75,7 @@ const MAX_NAMED: usize = 3;
 
 /// Reduces the cluster to what a node's agent would compile, and reports what it would set aside.
 /// The tables of all nodes together belong to no node, so nothing is left out of them.
-fn admit(cluster: Cluster, scope: &Scope) -> (Cluster, Outcome) {
+pub(super) fn admit(cluster: Cluster, scope: &Scope) -> (Cluster, Outcome) {
     let shares = |scope: Scope| {
         let mut shares = Shares::new(scope.clone(), Limits::default());
         shares.load(&cluster);

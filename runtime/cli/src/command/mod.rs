@@ -16,6 +16,7 @@ pub mod list;
 pub mod offload;
 pub mod program;
 pub mod status;
+pub mod verify;
 
 use crate::{cli::request::Command, output::Outcome};
 
@@ -31,6 +32,7 @@ pub fn run(command: &Command) -> anyhow::Result<Outcome> {
         Command::List(options) => list::run(options),
         Command::Diff(options) => diff::run(options),
         Command::Test(options) => expect::run(options),
+        Command::Verify(options) => verify::run(options),
         Command::Agent(options) => agent::run(options),
         Command::Status(pin_dir, report) => status::run(pin_dir, *report),
         Command::Offload(interface, report) => offload::run(interface.as_deref(), *report),
