@@ -299,7 +299,8 @@ impl Loader {
         self.whole(name, format!("cannot be read: {error}"), Severity::Error);
     }
 
-    fn whole(&mut self, name: &str, message: String, severity: Severity) {
+    /// Reports what is wrong with an input as a whole.
+    pub fn whole(&mut self, name: &str, message: String, severity: Severity) {
         let file = name.into();
         self.problems.push(Problem {
             file,

@@ -29,7 +29,7 @@ pub enum MadeUp {
     Addresses,
 }
 
-/// What was made up, by pod; prints no verdict by itself.
+/// What was made up, by pod.
 pub type MadeUpPods = BTreeMap<ObjectKey, MadeUp>;
 
 /// Adds pods for workloads to `cluster`, and addresses to pods that have none.

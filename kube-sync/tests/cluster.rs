@@ -126,6 +126,17 @@ fn a_kind_that_cannot_be_listed_is_an_error_and_no_answer_is_given() {
             && error.contains("verb list"),
         "{error}"
     );
+    // No verdict depends on a workload, so what is secret is said, and the rest is answered.
+    let fake = Fake::new();
+    fill(&fake);
+    fake.forbid("Deployment");
+    let found = survey_cluster(&fake.access(), [], Absent::MadeUp).unwrap();
+    let said = found.loaded.problems.last().unwrap().line();
+    assert!(said.contains("warning: kubernetes: deployments.apps cannot be listed"), "{said}");
+    assert!(found.made_up.is_empty() && found.loaded.cluster.pods.len() == 1);
+    assert_eq!(fake.asked("/apis/apps").len(), 4);
+    let found = survey_cluster(&fake.access(), [], Absent::Absent).unwrap();
+    assert_eq!((found.loaded.problems.len(), fake.asked("/apis/apps").len()), (1, 4));
     let fake = Fake::new();
     fake.go_away();
     let error = survey_cluster(&fake.access(), [], Absent::Absent).unwrap_err().to_string();

@@ -17,7 +17,9 @@ use super::{
     raw::Raw,
     stream::{self, Trouble},
 };
-use crate::{Absent, Families, Input, Resource, Survey, load::Loader, object::ItemType, survey};
+use crate::{
+    Absent, Families, Input, Resource, Severity, Survey, load::Loader, object::ItemType, survey,
+};
 
 /// The number of objects in a page.
 const PAGE_SIZE: u32 = 2_500;
@@ -57,9 +59,13 @@ enum Listed {
 }
 
 impl Listed {
-    fn all() -> impl Iterator<Item = Listed> {
-        let kinds = FAMILIES.watched().map(Listed::Kind);
-        kinds.chain(OwnerKind::WORKLOADS.into_iter().map(Listed::Workload))
+    /// The kinds that matter; workloads do only where pods are made up for them.
+    fn all(absent: Absent) -> impl Iterator<Item = Listed> {
+        let workloads = match absent {
+            Absent::MadeUp => &OwnerKind::WORKLOADS[..],
+            Absent::Absent => &[],
+        };
+        FAMILIES.watched().map(Listed::Kind).chain(workloads.iter().cloned().map(Listed::Workload))
     }
 
     /// The kind in each version that has the fields that are read, the preferred one first.
@@ -90,6 +96,11 @@ impl Listed {
         }
     }
 
+    /// Whether an input without the kind gives true answers.
+    fn may_be_secret(&self) -> bool {
+        matches!(self, Listed::Workload(_))
+    }
+
     /// Whether it is no mistake that a cluster does not have the kind.
     fn may_lack(&self) -> bool {
         match self {
@@ -115,7 +126,7 @@ pub fn survey_cluster(
     let mut loader = Loader::answering();
     runtime.block_on(async {
         let client = access.client().await?;
-        for listed in Listed::all() {
+        for listed in Listed::all(absent) {
             list(&client, &listed, &mut loader).await?;
         }
         Ok::<(), ListError>(())
@@ -140,6 +151,12 @@ async fn list(client: &Client, listed: &Listed, loader: &mut Loader) -> Result<(
                     return Ok(());
                 }
                 return Err(error(api, status.message, MISSING));
+            }
+            // No verdict about what is there depends on a workload.
+            Err(Trouble::Status(status)) if status.code == 403 && listed.may_be_secret() => {
+                let error = error(api, status.message, "no pod is made up for any of them");
+                loader.whole(SOURCE, error.to_string(), Severity::Warning);
+                return Ok(());
             }
             Err(Trouble::Status(status)) => {
                 let remedy = match status.code {

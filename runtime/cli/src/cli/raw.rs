@@ -27,7 +27,8 @@ pub enum Command {
     /// Show the tables that policies become
     #[command(after_help = "Examples:
   netpolc compile -f policies/                         the tables, as text
-  kubectl get ns,pods,netpol -A -o yaml | netpolc compile -f - --node worker-1 -o json
+  kubectl get ns,nodes,pods,svc,netpol -A -o yaml | netpolc compile -f - --node worker-1 -o json
+  netpolc compile --kubeconfig --node worker-1         the same, of every kind that netpolc reads
   netpolc compile -f shop.yaml --pod shop/ui -o table  what concerns one pod, with the policies it \
         comes from
   netpolc compile -f shop.yaml --target ebpf           the maps and the programs, disassembled
@@ -89,8 +90,24 @@ port, type and code (of icmp; an echo request where absent), and for dual-stack 
         6),
 srcIP, dstIP. Other keys are kept.
 
+A Service by its name stands for each of its backends, and every one has a verdict:
+  {\"src\":\"shop/ui\",\"service\":\"shop/api\",\"port\":\"http\"}
+  {\"src\":\"shop/ui\",\"dst\":\"svc/shop/api:http\"}
+Here port is the Service's, by name or number; without it all ports are meant. `allowed` says \
+        whether all backends
+are reached. To ask about a backend by itself, write it as dst, and in the key via the address and \
+        port of the
+Service that the packet was sent to:
+  {\"src\":\"shop/ui\",\"dst\":\"shop/api-0\",\"port\":8080,\"via\":\"10.96.0.10:80\"}
+
+Where the input has a workload without pods (Deployment and the like), a pod of its name stands \
+        for it:
+shop/web for the Deployment web.
+
 Examples:
   netpolc eval -f shop.yaml --probes probes.jsonl
+  netpolc eval --context staging --probes probes.jsonl
+  kubectl get ns,nodes,pods,svc,netpol -A -o yaml | netpolc eval -f - --probes probes.jsonl
   echo '{\"src\":\"shop/ui\",\"dst\":\"shop/carts\",\"port\":80}' | netpolc eval -f shop.yaml \
         --probes - --judge ebpf")]
     Eval(Eval),
@@ -166,8 +183,15 @@ pub struct Compile {
 #[derive(Debug, Args)]
 pub struct Input {
     /// Files or directories with Kubernetes objects, YAML or JSON; - is standard input
-    #[arg(short = 'f', long = "file", value_name = "PATH", num_args = 1.., required = true)]
+    #[arg(short = 'f', long = "file", value_name = "PATH", num_args = 1..)]
+    #[arg(required_unless_present_any = ["kubeconfig", "context"])]
     pub files: Vec<PathBuf>,
+    /// Read the cluster itself, by this kubeconfig [default: of KUBECONFIG, or ~/.kube/config]
+    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Read the cluster itself, by this context of the kubeconfig [default: the current one]
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
     pub by_default: ByDefault,

@@ -6,7 +6,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use netpolc_agent::serve::Passes;
 use netpolc_cni::{conflist::Node, plugin_options::PluginOptions};
-use netpolc_kube_sync::Families;
+use netpolc_kube_sync::{Families, watch::Kubeconfig};
 use netpolc_lower::Scope;
 use netpolc_policy::{ByDefault, ObjectKey};
 use netpolc_target_flower::{capability::Capabilities, lowered::Mode};
@@ -53,7 +53,9 @@ pub enum Command {
 /// The cluster on which a command works.
 #[derive(Debug)]
 pub struct Input {
-    /// The files, at least one; `-` occurs at most once.
+    /// The cluster that is read through its API server; None for files alone.
+    pub cluster: Option<Kubeconfig>,
+    /// The files, at least one where there is no cluster; `-` occurs at most once.
     pub files: Vec<PathBuf>,
     /// What becomes of pods that no policy isolates, in namespaces that do not say so.
     pub by_default: ByDefault,

@@ -15,7 +15,7 @@ use netpolc_cni::{
     conflist::Node,
     plugin_options::{AgentPod, PluginOptions},
 };
-use netpolc_kube_sync::Families;
+use netpolc_kube_sync::{Families, watch::Kubeconfig};
 use netpolc_lower::Scope;
 use netpolc_policy::{ByDefault, ObjectKey, Unselected};
 use netpolc_target_flower::{lowered::Mode, quirks};
@@ -196,11 +196,20 @@ fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-fn input(raw::Input { files, by_default: raw }: raw::Input) -> anyhow::Result<Input> {
+fn input(raw: raw::Input) -> anyhow::Result<Input> {
+    let raw::Input { files, kubeconfig, context, by_default: raw } = raw;
     if files.iter().filter(|f| is_stdin(f)).count() > 1 {
         bail!("-f - is given twice; standard input can be read only once");
     }
-    Ok(Input { files, by_default: by_default(raw)? })
+    if context.as_ref().is_some_and(String::is_empty) {
+        bail!("--context is empty; give the name of a context, or omit it for the current one");
+    }
+    let cluster = (kubeconfig.is_some() || context.is_some()).then(|| Kubeconfig {
+        // The option without a path means the usual kubeconfig.
+        path: kubeconfig.filter(|path| !path.as_os_str().is_empty()),
+        context,
+    });
+    Ok(Input { cluster, files, by_default: by_default(raw)? })
 }
 
 fn ask_input(AskInput { files, by_default }: AskInput) -> anyhow::Result<Input> {
@@ -320,6 +329,21 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_is_read_by_a_kubeconfig_or_a_context_and_files_add_to_it() {
+        let of = |line: &str| {
+            let Command::Compile(c) = parse(line).unwrap() else { panic!("not compile") };
+            (c.input.cluster, c.input.files.len())
+        };
+        let config = |path: Option<&str>, context: Option<&str>| {
+            Some(Kubeconfig { path: path.map(Into::into), context: context.map(Into::into) })
+        };
+        assert_eq!(of("netpolc compile -f x"), (None, 1));
+        assert_eq!(of("netpolc compile --kubeconfig"), (config(None, None), 0));
+        assert_eq!(of("netpolc compile --kubeconfig c -f x"), (config(Some("c"), None), 1));
+        assert_eq!(of("netpolc compile --context b"), (config(None, Some("b")), 0));
+    }
+
+    #[test]
     fn s90_what_isolates_by_default_is_the_same_for_files_and_for_an_agent() {
         let flags = "--isolate-by-default --isolate-by-default-except a,b,";
         let Command::Compile(compile) = parse(&format!("netpolc compile -f x {flags}")).unwrap()
@@ -341,6 +365,8 @@ mod tests {
     #[test]
     fn contradictions_are_refused_with_what_to_do() {
         for (line, part) in [
+            ("netpolc compile", "--file <PATH>..."),
+            ("netpolc compile --context=", "--context is empty"),
             ("netpolc compile -f - -f -", "twice"),
             ("netpolc eval -f - --probes -", "standard input"),
             ("netpolc agent --from - --node n", "watches files"),

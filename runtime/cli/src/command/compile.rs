@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use netpolc_kube_sync::Absent;
 use netpolc_lower::{Compiler, Kind, Limits, Scope, Shares};
 use netpolc_policy::{Cluster, ObjectKey, audit};
 use netpolc_table::{EndpointId, Entry, Program, TableId, slice, text};
@@ -23,12 +24,16 @@ use crate::{
 /// Runs `netpolc compile`.
 ///
 /// # Errors
-/// The requested pod does not exist, the cluster needs more ids than there are, or standard output
-/// cannot be written.
+/// The input cannot be read, the requested pod or node does not exist in it, the cluster needs more
+/// ids than there are, or standard output cannot be written.
 pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
-    let loaded = input::load(&compile.input);
-    let refused = input::report(&loaded.problems);
-    let (cluster, aside) = admit(loaded.cluster, &compile.scope);
+    // An agent enforces what exists, so nothing is made up here.
+    let (survey, refused) = input::read(&compile.input, Absent::Absent)?;
+    let cluster = survey.loaded.cluster;
+    if let Scope::Node(node) = &compile.scope {
+        check_node(&cluster, node)?;
+    }
+    let (cluster, aside) = admit(cluster, &compile.scope);
     let compiler = netpolc_lower::compile(&cluster, compile.scope.clone())?;
     for diagnostic in compiler.diagnostics() {
         output::complain(format_args!("warning: {diagnostic}"));
@@ -72,6 +77,25 @@ pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
 
 /// How many nodes a message names at most.
 const MAX_NAMED: usize = 3;
+
+/// Checks that some object names the node: one that is mistyped would have no tables.
+fn check_node(cluster: &Cluster, node: &Arc<str>) -> anyhow::Result<()> {
+    let of_pods = cluster.pods.values().filter_map(|pod| pod.node.as_ref());
+    let known: BTreeSet<&Arc<str>> = cluster.nodes.keys().chain(of_pods).collect();
+    if known.contains(node) {
+        return Ok(());
+    }
+    let first: Vec<&str> = known.iter().take(MAX_NAMED).map(|name| &***name).collect();
+    match known.len() {
+        0 => bail!("--node {node} is not in the input: it has no Node, and no pod has a nodeName"),
+        count if count > MAX_NAMED => bail!(
+            "--node {node} is not in the input; it has {} and {} more",
+            first.join(", "),
+            count - MAX_NAMED
+        ),
+        _ => bail!("--node {node} is not in the input; it has {}", first.join(", ")),
+    }
+}
 
 /// Reduces the cluster to what a node's agent would compile, and reports what it would set aside.
 /// The tables of all nodes together belong to no node, so nothing is left out of them.
