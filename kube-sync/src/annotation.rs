@@ -27,8 +27,8 @@ pub(crate) enum Annotation<'n> {
     Unclear,
 }
 
-/// The annotation `name` of what stands at `root`. Where metadata or annotations are given twice, all must say
-/// the same of it; a value that is null is empty, as for the API server.
+/// The annotation `name` of what stands at `root`. Where metadata or annotations are given twice,
+/// all must say the same of it; a value that is null is empty, as for the API server.
 pub(crate) fn find<'n>(
     reader: &mut Reader,
     object: &'n Node,

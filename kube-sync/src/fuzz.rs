@@ -2,15 +2,25 @@
 
 use netpolc_policy::Isolation;
 
-use crate::{Input, Object, Severity, convert, load};
+use crate::{Absent, Input, Object, ObjectId, ObjectKind, Severity, convert, load, survey};
 
 /// Decodes `bytes` and checks what must hold whatever they are: nothing panics, and a policy whose
 /// spec has an error isolates at least one direction, or both where the error may concern the
-/// choice of direction.
+/// choice of direction. Whoever asks questions reads every policy that is enforced, and knows the
+/// line of each.
 pub fn fuzz_decode(bytes: &[u8]) {
     let converted = convert("fuzz", bytes);
     let loaded = load([Input::bytes("fuzz", bytes)]);
     assert_eq!(converted.lost, !loaded.incomplete.is_empty());
+    let asked = survey([Input::bytes("fuzz", bytes)], Absent::MadeUp);
+    for (key, policy) in &loaded.cluster.policies {
+        assert_eq!(asked.loaded.cluster.policies.get(key), Some(policy));
+    }
+    for key in asked.loaded.cluster.policies.keys() {
+        let id = ObjectId { kind: ObjectKind::Policy, key: key.clone() };
+        assert!(asked.lines.object(&id).is_some(), "{id}");
+        assert!(asked.lines.field(&id, "spec.ingress[0].from[0]").is_some(), "{id}");
+    }
     for object in &converted.objects {
         let Object::Policy(policy) = object else { continue };
         let name = policy.key.to_string();

@@ -1,5 +1,5 @@
-//! Shared strings, label sets and workloads: in a cluster of 100,000 pods the same few names occur again and
-//! again, and each is stored once.
+//! Shared strings, label sets and workloads: in a cluster of 100,000 pods the same few names occur
+//! again and again, and each is stored once.
 
 use std::{collections::HashSet, sync::Arc};
 

@@ -202,8 +202,8 @@ pub(crate) fn protocol(reader: &mut Reader, port: &Node, path: &Path) -> Option<
     found
 }
 
-/// Reads metadata.labels of what stands at `root`, and adds `extra`. A number or a boolean counts as the text that was
-/// written: without the label, a policy might no longer select the pod.
+/// Reads metadata.labels of what stands at `root`, and adds `extra`. A number or a boolean counts
+/// as the text that was written: without the label, a policy might no longer select the pod.
 pub(crate) fn labels(
     reader: &mut Reader,
     metadata: Option<&Node>,

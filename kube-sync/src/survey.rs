@@ -34,8 +34,8 @@ pub struct Survey {
     pub lines: Lines,
 }
 
-/// Reads all `inputs` as [`crate::load()`] does, and gathers what answers need. A namespace in which
-/// the input has any object exists, with its name as a label, whether or not it is declared.
+/// Reads all `inputs` as [`crate::load()`] does, and gathers what answers need. A namespace in
+/// which the input has any object exists, with its name as a label, whether or not it is declared.
 pub fn survey(inputs: impl IntoIterator<Item = Input>, absent: Absent) -> Survey {
     let mut loader = Loader::answering();
     for input in inputs {

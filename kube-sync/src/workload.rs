@@ -12,7 +12,7 @@ use crate::{
     kind::Kind,
     lenient,
     metadata::{self, Metadata},
-    owner,
+    owner::{self, Reference},
     problem::Path,
     repeated,
     source::Reader,
@@ -85,12 +85,25 @@ pub(crate) fn read(reader: &mut Reader, node: &Node, kind: &OwnerKind) {
     let replicas = node.get("spec").and_then(|spec| spec.get("replicas")).map(|node| &node.value);
     let workload = Workload {
         pod,
-        parent: reference.and_then(|found| owner::of(reader.interner, found, None)),
+        parent: reference.and_then(|found| parent(reader, kind, found)),
         in_use: !matches!(replicas, Some(Value::Number(number)) if *number == "0"),
         file: reader.source.name.clone(),
         line: reader.source.line(node.at as usize),
     };
     keep(reader, node, (key.namespace, owner.as_ref().clone()), workload);
+}
+
+/// What has made the workload, as far as its pods belong to that: the ReplicaSets of a Deployment,
+/// or of another engine's kind, are versions of one workload, and so are the Jobs of a CronJob.
+/// What else owns a workload may own several different ones.
+fn parent(reader: &mut Reader, kind: &OwnerKind, found: Reference) -> Option<Arc<Owner>> {
+    let parent = owner::of(reader.interner, found, None)?;
+    let versions = match kind {
+        OwnerKind::ReplicaSet => true,
+        OwnerKind::Job => parent.kind == OwnerKind::CronJob,
+        _ => false,
+    };
+    versions.then_some(parent)
 }
 
 /// The object in `field` of `node`; None, with a report, where there is none.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use netpolc_kube_sync::fuzz_decode;
 
-const SEEDS: [&str; 4] = [
+const SEEDS: [&str; 5] = [
     "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: p\n  namespace: \
      m\nspec:\n  podSelector:\n    matchLabels: {role: db}\n    matchExpressions:\n    - {key: a, \
      operator: In, values: [x, 'y']}\n  policyTypes: [Ingress, Egress]\n  ingress:\n  - from:\n    \
@@ -12,6 +12,13 @@ const SEEDS: [&str; 4] = [
      {matchLabels: {project: x}}\n    - podSelector: {}\n    ports:\n    - {protocol: TCP, port: \
      6379, endPort: 6400}\n    - port: web\n  egress:\n  - to: [{ipBlock: {cidr: '::/0'}}]\n---\n",
     r#"{"kind":"List","apiVersion":"v1","items":[{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a","labels":{"a":"b"}},"spec":{"containers":[{"ports":[{"containerPort":80,"name":"web"}]}]},"status":{"podIPs":[{"ip":"10.0.0.1"}]}},{"kind":"NetworkPolicy","apiVersion":"networking.k8s.io/v1","metadata":{"name":"p"},"spec":{"podSelector":{},"egress":[{"to":[]}]}}]}"#,
+    "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: w, namespace: m}\nspec:\n  replicas: \
+     1\n  template:\n    metadata: {labels: {a: b}}\n    spec: {containers: [{name: c, ports: \
+     [{name: h, containerPort: 80}]}]}\n---\nkind: Service\nmetadata: {name: s, namespace: \
+     m}\nspec: {selector: {a: b}, ports: [{port: 80, targetPort: h}]}\n---\napiVersion: \
+     discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s-1, namespace: m, labels: \
+     {kubernetes.io/service-name: s}}\nports: [{port: 80}]\nendpoints: [{addresses: \
+     [10.0.0.1]}]\n",
     "base: &b {kind: NetworkPolicy, apiVersion: networking.k8s.io/v1}\n<<: *b\nmetadata: {name: \
      q}\nspec: {podSelector: {}, ingress: [{}]}\n",
     "kind: Node\nmetadata: {name: m}\nstatus: {addresses: [{type: InternalIP, address: \

@@ -1,4 +1,4 @@
-//! Where the fields of policies stand: file, line and text, for every kind of policy and for groups.
+//! Where the fields of policies stand: file, line and text, for every kind of policy and groups.
 
 use netpolc_kube_sync::{Absent, Input, Line, ObjectId, ObjectKind, Survey, survey};
 use netpolc_policy::{ObjectKey, TierApi};

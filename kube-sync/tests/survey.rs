@@ -145,6 +145,14 @@ fn a_replica_set_is_its_owners_by_what_it_says_itself() {
     let found = made_up(&[set("web-a", 0), set("web-b", 3), set("web-c", 0)].concat());
     let pod = &found.loaded.cluster.pods[&key("web")];
     assert_eq!((pod.labels.get("app"), found.made_up.len()), (Some("web-b"), 1));
+    // Another kind may own several workloads, which stay apart.
+    let owned = |name: &str| {
+        let owner = "ownerReferences: [{apiVersion: example.com/v1, kind: Shop, name: all, \
+                     controller: true}]";
+        let text = workload("Deployment", name);
+        text.replace("namespace: shop}", &format!("namespace: shop, {owner}}}"))
+    };
+    assert_eq!(made_up(&[owned("ui"), owned("db")].concat()).made_up.len(), 2);
     let whole = [set("web-b", 3), workload("Deployment", "web")].concat();
     let found = made_up(&whole);
     assert_eq!(found.loaded.cluster.pods[&key("web")].labels.get("app"), Some("web"));

@@ -69,8 +69,8 @@ pub(super) fn is_id(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
-/// Reads a pod's grouping from its tree, which stands at `root` in its object. `account` is the name
-/// of its ServiceAccount.
+/// Reads a pod's grouping from its tree, which stands at `root` in its object. `account` is the
+/// name of its ServiceAccount.
 pub(crate) fn grouping(
     reader: &mut Reader,
     object: &Node,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use netpolc_kube_sync::{
-    Absent, Loaded, Severity, Survey, is_manifest, missing, survey,
+    Absent, Loaded, Missing, Severity, Survey, is_manifest, missing, survey,
     watch::{Access, survey_cluster},
 };
 use netpolc_policy::Cluster;
@@ -40,7 +40,10 @@ pub fn read(input: &Input, absent: Absent) -> anyhow::Result<(Survey, Outcome)> 
         );
     }
     survey.loaded.cluster.by_default = input.by_default.clone();
-    for missing in missing(&survey) {
+    // What a cluster was asked for and does not have is not missing; it has no objects for groups
+    // that nobody manages there.
+    let whole = input.cluster.is_some();
+    for missing in missing(&survey).into_iter().filter(|m| !whole || *m == Missing::Groups) {
         output::complain(format_args!("warning: {missing}"));
     }
     Ok((survey, refused))

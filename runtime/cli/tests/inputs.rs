@@ -266,8 +266,8 @@ fn a_cluster_is_asked_about_through_a_kubeconfig() {
         &format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: other\nclusters: [{{name: c, cluster: \
              {{server: '{url}'}}}}, {{name: none, cluster: {{server: 'http://127.0.0.1:1'}}}}]\n\
-             users: [{{name: u, user: {{token: t}}}}]\ncontexts: [{{name: shop, context: {{cluster: \
-             c, user: u}}}}, {{name: other, context: {{cluster: none, user: u}}}}]\n"
+             users: [{{name: u, user: {{token: t}}}}]\ncontexts: [{{name: shop, context: \
+             {{cluster: c, user: u}}}}, {{name: other, context: {{cluster: none, user: u}}}}]\n"
         ),
     );
     let probe = r#"{"src":"192.0.2.1","dst":"svc/shop/api:80"}"#;

@@ -187,8 +187,8 @@ pub struct Input {
     #[arg(required_unless_present_any = ["kubeconfig", "context"])]
     pub files: Vec<PathBuf>,
     /// Read the cluster itself, by this kubeconfig [default: of KUBECONFIG, or ~/.kube/config]
-    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "")]
-    pub kubeconfig: Option<PathBuf>,
+    #[arg(long, value_name = "PATH", num_args = 0..=1)]
+    pub kubeconfig: Option<Option<PathBuf>>,
     /// Read the cluster itself, by this context of the kubeconfig [default: the current one]
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,

@@ -206,7 +206,7 @@ fn input(raw: raw::Input) -> anyhow::Result<Input> {
     }
     let cluster = (kubeconfig.is_some() || context.is_some()).then(|| Kubeconfig {
         // The option without a path means the usual kubeconfig.
-        path: kubeconfig.filter(|path| !path.as_os_str().is_empty()),
+        path: kubeconfig.flatten(),
         context,
     });
     Ok(Input { cluster, files, by_default: by_default(raw)? })

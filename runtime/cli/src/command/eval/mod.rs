@@ -33,8 +33,8 @@ const MAX_LINE_LEN: usize = 1 << 20;
 /// Runs `netpolc eval`.
 ///
 /// # Errors
-/// The input or the probes cannot be read, the judge cannot be started, or standard output cannot be
-/// written.
+/// The input or the probes cannot be read, the judge cannot be started, or standard output cannot
+/// be written.
 pub fn run(eval: &Eval) -> anyhow::Result<Outcome> {
     if eval.judge == JudgeName::Ebpf {
         output::needs_root("--judge ebpf (it loads programs into the kernel)")?;
@@ -176,8 +176,8 @@ fn verdict(asked: Asked, judge: &mut dyn Judge, question: &Question) -> Result<K
     Ok(all)
 }
 
-/// The verdicts about all backends of a Service. A client does not choose among them, so the Service
-/// is permitted where all are.
+/// The verdicts about all backends of a Service. A client does not choose among them, so the
+/// Service is permitted where all are.
 fn each(asked: Asked, judge: &mut dyn Judge, routes: Routes) -> Result<Keys, String> {
     let mut backends = Vec::new();
     let mut allowed = true;

@@ -1,5 +1,5 @@
-//! Services by their names: a probe about one is asked about each of its backends, since a packet is
-//! judged by the backend that it was translated to (S48). Not here: what is behind a Service
+//! Services by their names: a probe about one is asked about each of its backends, since a packet
+//! is judged by the backend that it was translated to (S48). Not here: what is behind a Service
 //! ([`netpolc_policy::frontend`]).
 
 use netpolc_policy::{
