@@ -14,32 +14,8 @@ pub mod tell;
 
 use std::sync::Arc;
 
-use netpolc_kube_sync::{Absent, ObjectId, ObjectKind, Survey};
+use netpolc_kube_sync::{ObjectId, ObjectKind};
 use netpolc_policy::{ObjectKey, Pod, TierKey};
-
-use crate::{cli::request::Input, input, output::Outcome};
-
-/// Reads what a question is about. Workloads without pods get made-up ones, so that manifests can
-/// be asked about before they are deployed.
-///
-/// # Errors
-/// There is nothing in the input to ask about.
-pub fn read(source: &Input) -> anyhow::Result<(Survey, Outcome)> {
-    let inputs = source.files.iter().map(netpolc_kube_sync::Input::argument);
-    let mut survey = netpolc_kube_sync::survey(inputs, Absent::MadeUp);
-    survey.loaded.cluster.by_default = source.by_default.clone();
-    let outcome = input::report(&survey.loaded.problems);
-    let cluster = &survey.loaded.cluster;
-    if cluster.pods.is_empty() && cluster.policies.is_empty() && cluster.tiers.is_empty() {
-        let files: Vec<String> = source.files.iter().map(|f| f.display().to_string()).collect();
-        anyhow::bail!(
-            "{}: there is no pod, workload or policy in the input; name a file or folder with \
-             Kubernetes objects by -f",
-            files.join(", ")
-        );
-    }
-    Ok((survey, outcome))
-}
 
 /// How pods are put together in a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

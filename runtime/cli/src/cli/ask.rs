@@ -15,11 +15,26 @@ use crate::ask::By;
 pub struct AskInput {
     /// A file or directory with Kubernetes objects, YAML or JSON; - is standard input. Repeat it
     /// for several
-    #[arg(short = 'f', long = "file", value_name = "PATH", required = true)]
+    #[arg(short = 'f', long = "file", value_name = "PATH")]
+    #[arg(required_unless_present_any = ["kubeconfig", "context"])]
     pub files: Vec<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub live: Live,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
     pub by_default: ByDefault,
+}
+
+/// The arguments that name a live cluster.
+#[derive(Debug, Args)]
+pub struct Live {
+    /// Read the cluster itself, by this kubeconfig [default: of KUBECONFIG, or ~/.kube/config]
+    #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true)]
+    pub kubeconfig: Option<Option<PathBuf>>,
+    /// Read the cluster itself, by this context of the kubeconfig [default: the current one]
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
 }
 
 /// The arguments of `netpolc explain`.
@@ -105,13 +120,14 @@ pub enum ListFormat {
 /// The arguments of `netpolc diff`.
 #[derive(Debug, Args)]
 pub struct Diff {
-    /// The cluster as it was: a file or directory
-    #[arg(value_name = "OLD")]
-    pub old: PathBuf,
-    /// The cluster as it will be; or policies alone, which are added to OLD or replace those of
-    /// their names
-    #[arg(value_name = "NEW")]
-    pub new: PathBuf,
+    /// OLD and NEW: the cluster as it was and as it will be, a file or directory each. NEW may be
+    /// policies alone, which are added to OLD or replace those of their names. With --kubeconfig or
+    /// --context, OLD is the live cluster and only NEW is named
+    #[arg(value_name = "STATE", num_args = 1..=2, required = true)]
+    pub states: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub live: Live,
     /// Put together the pods of a workload or of a namespace, or show each pod
     #[arg(long, value_enum, default_value_t = By::Workload)]
     pub by: By,

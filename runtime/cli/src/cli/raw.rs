@@ -198,7 +198,7 @@ pub struct Input {
 }
 
 /// The arguments that say what becomes of pods that no policy isolates.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ByDefault {
     /// Deny what no NetworkPolicy decides: where none selects a pod for a direction, nothing is
     /// allowed in it

@@ -21,7 +21,7 @@ use netpolc_policy::{ByDefault, ObjectKey, Unselected};
 use netpolc_target_flower::{lowered::Mode, quirks};
 
 use super::{
-    ask::AskInput,
+    ask::{self, AskInput, Live},
     raw::{self, AlsoWatch, CompileTarget, FlowerMode, Format, Report},
     request::{
         Agent, Cni, Command, Compile, Desired, Eval, Flower, Input, Show, Source, Strictness,
@@ -88,15 +88,8 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             format: l.output,
         }),
         raw::Command::Diff(d) => {
-            let by_default = by_default(d.by_default)?;
-            let state = |file| Input { files: vec![file], by_default: by_default.clone() };
-            Command::Diff(Diff {
-                old: state(d.old),
-                new: state(d.new),
-                by: d.by,
-                exit_code: d.exit_code,
-                format: d.output,
-            })
+            let (old, new) = states(&d, &by_default(d.by_default.clone())?)?;
+            Command::Diff(Diff { old, new, by: d.by, exit_code: d.exit_code, format: d.output })
         }
         raw::Command::Test(t) => Command::Test(Test {
             input: ask_input(t.input)?,
@@ -212,8 +205,35 @@ fn input(raw: raw::Input) -> anyhow::Result<Input> {
     Ok(Input { cluster, files, by_default: by_default(raw)? })
 }
 
-fn ask_input(AskInput { files, by_default }: AskInput) -> anyhow::Result<Input> {
-    input(raw::Input { files, by_default })
+fn ask_input(asked: AskInput) -> anyhow::Result<Input> {
+    let AskInput { files, live: Live { kubeconfig, context }, by_default } = asked;
+    input(raw::Input { files, kubeconfig, context, by_default })
+}
+
+/// The two states that `netpolc diff` compares.
+fn states(diff: &ask::Diff, by_default: &ByDefault) -> anyhow::Result<(Input, Input)> {
+    let live = diff.live.kubeconfig.is_some() || diff.live.context.is_some();
+    let of = |file: &PathBuf| Input {
+        cluster: None,
+        files: vec![file.clone()],
+        by_default: by_default.clone(),
+    };
+    match (&diff.states[..], live) {
+        ([old, new], false) if is_stdin(old) && is_stdin(new) => {
+            bail!("OLD and NEW are both -; standard input can be read only once")
+        }
+        ([old, new], false) => Ok((of(old), of(new))),
+        ([new], true) => {
+            let Live { kubeconfig, context } = &diff.live;
+            let cluster =
+                Kubeconfig { path: kubeconfig.clone().flatten(), context: context.clone() };
+            let old =
+                Input { cluster: Some(cluster), files: vec![], by_default: by_default.clone() };
+            Ok((old, of(new)))
+        }
+        ([_], false) => bail!("name both states, OLD and NEW; or --context for a live cluster"),
+        _ => bail!("with a live cluster, which is OLD, name NEW alone"),
+    }
 }
 
 fn by_default(raw: raw::ByDefault) -> anyhow::Result<ByDefault> {

@@ -9,16 +9,18 @@ use netpolc_analyze::{
     list::Who,
     unit::{Unit, units},
 };
+use netpolc_kube_sync::Absent;
 use netpolc_policy::Cluster;
 
 use crate::{
     ask::{
-        self, By,
+        By,
         graph::{Drawn, Edge, csv_line, dot, markdown},
         page,
         rows::{Row, together, wrapped},
     },
     cli::{ask::ListFormat, request::Input},
+    input,
     output::{self, Colour, Outcome},
 };
 
@@ -42,8 +44,8 @@ pub struct Diff {
 /// # Errors
 /// One of the inputs has nothing to compare.
 pub fn run(diff: &Diff) -> anyhow::Result<Outcome> {
-    let (old, read_old) = ask::read(&diff.old)?;
-    let (mut new, read_new) = ask::read(&diff.new)?;
+    let (old, read_old) = input::read(&diff.old, Absent::MadeUp)?;
+    let (mut new, read_new) = input::read(&diff.new, Absent::MadeUp)?;
     if new.loaded.cluster.pods.is_empty() {
         new.loaded.cluster = with(&old.loaded.cluster, new.loaded.cluster);
     }

@@ -4,16 +4,17 @@
 use std::{io::Write, path::PathBuf};
 
 use anyhow::Context;
-use netpolc_kube_sync::Survey;
+use netpolc_kube_sync::{Absent, Survey};
 use serde::Serialize;
 
 use crate::{
     ask::{
-        self, end, port,
+        end, port,
         story::{self, Asked, Story},
         tell::{Style, tell},
     },
     cli::{ask::StoryFormat, request::Input},
+    input,
     output::{self, Colour, Outcome},
 };
 
@@ -57,7 +58,7 @@ struct Result {
 /// # Errors
 /// A file with expectations cannot be read, or has none.
 pub fn run(test: &Test) -> anyhow::Result<Outcome> {
-    let (survey, read) = ask::read(&test.input)?;
+    let (survey, read) = input::read(&test.input, Absent::MadeUp)?;
     let mut results = Vec::new();
     for file in &test.expectations {
         let name = file.display().to_string();

@@ -3,13 +3,16 @@
 
 use std::io::Write;
 
+use netpolc_kube_sync::Absent;
+
 use crate::{
     ask::{
-        self, end, port,
+        end, port,
         story::{self, Asked},
         tell::{Style, tell},
     },
     cli::{ask::StoryFormat, request::Input},
+    input,
     output::{self, Colour, Outcome},
 };
 
@@ -31,7 +34,7 @@ pub struct Explain {
 /// # Errors
 /// The question means nothing in this input.
 pub fn run(explain: &Explain) -> anyhow::Result<Outcome> {
-    let (survey, read) = ask::read(&explain.input)?;
+    let (survey, read) = input::read(&explain.input, Absent::MadeUp)?;
     let (destination, port, protocol) = port::split(&explain.destination)?;
     let asked = Asked {
         source: end::find(&survey, &explain.source)?,

@@ -9,13 +9,13 @@ use netpolc_analyze::{
     traffic::TrafficSet,
     unit::{Isolated, Unit, units},
 };
-use netpolc_kube_sync::Survey;
+use netpolc_kube_sync::{Absent, Survey};
 use netpolc_policy::Direction;
 use serde::Serialize;
 
 use crate::{
     ask::{
-        self, By,
+        By,
         end::{self, End},
         graph::{Drawn, Edge, csv_line, dot, markdown},
         page,
@@ -23,6 +23,7 @@ use crate::{
         rows::{rows, traffic, wrapped},
     },
     cli::{ask::ListFormat, request::Input},
+    input,
     output::{self, Outcome},
 };
 
@@ -61,7 +62,7 @@ pub enum What {
 /// # Errors
 /// An end or a port means nothing in this input.
 pub fn run(list: &List) -> anyhow::Result<Outcome> {
-    let (survey, read) = ask::read(&list.input)?;
+    let (survey, read) = input::read(&list.input, Absent::MadeUp)?;
     let mut analysis = Analysis::new(&survey.loaded.cluster);
     let units = units(analysis.universe(), &|pod| list.by.name(pod));
     let text = match list.what {

@@ -8,14 +8,15 @@ use netpolc_analyze::{
     compare::{Disagreement, compare},
     nearest,
 };
+use netpolc_kube_sync::Absent;
 use netpolc_lower::Scope;
 use netpolc_policy::{Direction, ObjectKey};
 use serde::Serialize;
 
 use super::compile::admit;
 use crate::{
-    ask,
     cli::{raw::Report, request::Input},
+    input,
     output::{self, Outcome},
 };
 
@@ -58,7 +59,7 @@ struct Shown {
 /// # Errors
 /// There is nothing in the input, or it needs more ids than there are.
 pub fn run(verify: &Verify) -> anyhow::Result<Outcome> {
-    let (survey, read) = ask::read(&verify.input)?;
+    let (survey, read) = input::read(&verify.input, Absent::MadeUp)?;
     let (cluster, aside) = admit(survey.loaded.cluster, &verify.scope);
     let compiler = netpolc_lower::compile(&cluster, verify.scope.clone())?;
     let endpoints: Vec<_> = compiler.endpoints().map(|(key, id)| (key.clone(), id)).collect();
@@ -72,8 +73,12 @@ pub fn run(verify: &Verify) -> anyhow::Result<Outcome> {
     );
     let mut analysis = Analysis::new(&cluster);
     let found = compare(&mut analysis, compiler.program(), &endpoints, SHOWN);
-    let files: Vec<String> =
-        verify.input.files.iter().map(|file| format!("-f {}", file.display())).collect();
+    let files = verify.input.files.iter().map(|file| format!("-f {}", file.display()));
+    let cluster = verify.input.cluster.as_ref().map(|cluster| match &cluster.path {
+        Some(path) => format!("--kubeconfig={}", path.display()),
+        None => "--kubeconfig".to_owned(),
+    });
+    let files: Vec<String> = cluster.into_iter().chain(files).collect();
     let shown = found.disagreements.iter().map(|disagreement| Shown {
         what: disagreement.to_string(),
         repeat: repeat(disagreement, &files.join(" ")),
