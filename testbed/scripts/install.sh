@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # install.sh PURPOSE...: installs the packages that are missing (Debian, Ubuntu), each of which the
 # scripts that need it ask for. Purposes: rust (what builds netpolc and runs its demo), lab and kube
-# (what testbed/lab and testbed/kube need), and single tools: nft, ipset, iptables, conntrack, ping,
+# (what testbed/lab and testbed/kube need), browser (for pages), and single tools: nft, ipset, iptables, conntrack, ping,
 # sysctl. `.ci/run` runs this on a minimal system, so that what is forgotten here fails there.
 set -euo pipefail
 
@@ -34,6 +34,7 @@ for purpose in "$@"; do
             need flex flex; need bison bison; need bc bc; need make make; need xz xz-utils; need tc iproute2
             need modprobe kmod; need nft nftables; need ipvsadm ipvsadm; need ping iputils-ping; need sysctl procps
             ;;
+        browser) need chromium chromium ;;
         kube) need patch patch; need xz xz-utils; need openssl openssl ;;
         nft) need nft nftables ;;
         ipset) need ipset ipset ;;

@@ -10,9 +10,17 @@ use netpolc::{
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let said = cli.said;
+    output::choose(said.color, said.quiet);
     let done = resolve::resolve(cli).and_then(|resolved| {
         let quiet = !matches!(resolved, request::Command::Agent(_));
-        log::start(if quiet { "warn" } else { "netpolc=info,warn" });
+        log::start(match (said.quiet, said.verbose) {
+            (true, _) => "error",
+            (_, 2..) => "trace",
+            (_, 1) => "debug",
+            _ if quiet => "warn",
+            _ => "netpolc=info,warn",
+        });
         command::run(&resolved)
     });
     output::finish(done)

@@ -72,10 +72,37 @@ fn chain(error: &anyhow::Error) -> String {
     text
 }
 
-/// Prints a line on standard error, `netpolc: ...`. Further lines of `message` (such as a
+/// What `--quiet` and `--color` said; it is chosen once, before anything is printed.
+#[derive(Clone, Copy, Debug)]
+struct Chosen {
+    quiet: bool,
+    colour: Option<Colour>,
+}
+
+static CHOSEN: std::sync::OnceLock<Chosen> = std::sync::OnceLock::new();
+
+/// Chooses for the whole process whether warnings are printed, and whether output is coloured.
+#[cfg(feature = "command")]
+pub fn choose(color: crate::cli::raw::When, quiet: bool) {
+    use crate::cli::raw::When;
+    let colour = match color {
+        When::Auto => None,
+        When::Always => Some(Colour::On),
+        When::Never => Some(Colour::Off),
+    };
+    // A second choice would come too late.
+    let _ = CHOSEN.set(Chosen { quiet, colour });
+}
+
+/// Prints a line on standard error, `netpolc: ...`. Warnings and notes are left out where that was
+/// chosen. Further lines of `message` (such as a
 /// verifier's log) are indented, so that the first line stays recognisable.
 pub fn complain(message: impl Display) {
     let text = message.to_string();
+    let is_aside = text.starts_with("warning: ") || text.starts_with("note: ");
+    if is_aside && CHOSEN.get().is_some_and(|chosen| chosen.quiet) {
+        return;
+    }
     let mut lines = text.trim_end().lines();
     let mut out = io::stderr().lock();
     // Where standard error is closed, there is nobody to tell.
@@ -119,8 +146,11 @@ pub enum Colour {
 }
 
 impl Colour {
-    /// On where standard output is a terminal and NO_COLOR is unset or empty (no-color.org).
+    /// What `--color` says; else on where standard output is a terminal and NO_COLOR is unset or empty (no-color.org).
     pub fn of_stdout() -> Self {
+        if let Some(colour) = CHOSEN.get().and_then(|chosen| chosen.colour) {
+            return colour;
+        }
         let refused = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
         if io::stdout().is_terminal() && !refused { Colour::On } else { Colour::Off }
     }

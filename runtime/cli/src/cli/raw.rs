@@ -19,23 +19,39 @@ pub struct Cli {
     /// The command to run.
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub said: Said,
+}
+
+/// The options of every command that say how much is said, and how.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Said {
+    /// Log more; twice: all there is. RUST_LOG takes precedence
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+    /// Print no warnings and no notes; errors are printed all the same
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Whether output is coloured; NO_COLOR=1 takes it away, too
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = When::Auto)]
+    pub color: When,
+}
+
+/// When output is coloured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    /// On a terminal
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
 }
 
 /// The commands of `netpolc`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show the tables that policies become
-    #[command(after_help = "Examples:
-  netpolc compile -f policies/                         the tables, as text
-  kubectl get ns,nodes,pods,svc,netpol -A -o yaml | netpolc compile -f - --node worker-1 -o json
-  netpolc compile --kubeconfig --node worker-1         the same, of every kind that netpolc reads
-  netpolc compile -f shop.yaml --pod shop/ui -o table  what concerns one pod, with the policies it \
-        comes from
-  netpolc compile -f shop.yaml --target ebpf           the maps and the programs, disassembled
-  netpolc compile -f shop.yaml --target flower --mode representor --driver mlx5_core --node worker-1
-                                                       filters for a NIC, and what is left to \
-        eBPF")]
-    Compile(Compile),
     /// Say whether one end may talk to another, why, and what would change the answer
     #[command(after_help = "An end is a pod or workload (shop/ui, deployment/shop/ui), a Service \
         (shop/api, api.shop.svc),
@@ -80,6 +96,18 @@ Examples:
   netpolc verify -f cluster.yaml
   netpolc verify -f cluster.yaml --node worker-1")]
     Verify(Verify),
+    /// Show the tables that policies become
+    #[command(after_help = "Examples:
+  netpolc compile -f policies/                         the tables, as text
+  kubectl get ns,nodes,pods,svc,netpol -A -o yaml | netpolc compile -f - --node worker-1 -o json
+  netpolc compile --kubeconfig --node worker-1         the same, of every kind that netpolc reads
+  netpolc compile -f shop.yaml --pod shop/ui -o table  what concerns one pod, with the policies it \
+        comes from
+  netpolc compile -f shop.yaml --target ebpf           the maps and the programs, disassembled
+  netpolc compile -f shop.yaml --target flower --mode representor --driver mlx5_core --node worker-1
+                                                       filters for a NIC, and what is left to \
+        eBPF")]
+    Compile(Compile),
     /// Answer probes: may this source talk to that destination?
     #[command(after_help = "A probe is one JSON object a line:
   {\"src\":\"shop/ui\",\"dst\":\"shop/catalog\",\"proto\":\"tcp\",\"port\":80}
@@ -138,10 +166,10 @@ Examples:
     #[command(after_help = "Example:\n  netpolc detach")]
     Detach(Installed),
     /// Keep the chained CNI plugin in this node's network configuration
-    #[command(subcommand)]
+    #[command(subcommand, hide = true)]
     Cni(Cni),
     /// Mount a BPF file system at /sys/fs/bpf where there is none
-    #[command(after_help = "Example, in a container that sees the node's /proc as /host/proc:
+    #[command(hide = true, after_help = "Example, in a container that sees the node's /proc as /host/proc:
   netpolc mount-bpffs --mount-namespace /host/proc/1/ns/mnt")]
     MountBpffs(MountBpffs),
     /// Watch policies work: a small web shop in network namespaces, with real packets
@@ -150,6 +178,32 @@ Examples:
     /// Measure: cost per packet, compile time, the real path against nftables and ipset
     #[command(disable_help_flag = true)]
     Bench(Passed),
+    /// Print what a shell needs to complete this command's arguments
+    #[command(after_help = "Examples:
+  netpolc completions bash > /etc/bash_completion.d/netpolc
+  source <(netpolc completions zsh)")]
+    Completions(Completions),
+    /// Write the manual pages into a folder
+    #[command(after_help = "Example:\n  netpolc man /usr/local/share/man/man1")]
+    Man(Man),
+    /// Print the version, and what this machine's kernel has of what netpolc uses
+    Version,
+}
+
+/// The arguments of `netpolc completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// The arguments of `netpolc man`.
+#[derive(Debug, Args)]
+pub struct Man {
+    /// The folder; it must exist
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
 }
 
 /// The arguments of `netpolc compile`.

@@ -44,6 +44,12 @@ pub enum Command {
     Detach(PathBuf),
     /// `netpolc cni`, which changes the network configuration.
     Cni(Cni),
+    /// `netpolc completions`, for this shell.
+    Completions(clap_complete::Shell),
+    /// `netpolc man`, into this folder.
+    Man(PathBuf),
+    /// `netpolc version`.
+    Version,
     /// `netpolc mount-bpffs`, with the path of the mount namespace (None for this process's).
     MountBpffs(Option<PathBuf>),
     /// The program `netpolc-NAME`, with its name and arguments.

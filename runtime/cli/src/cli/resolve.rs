@@ -96,6 +96,9 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             expectations: t.expectations,
             format: t.output,
         }),
+        raw::Command::Completions(c) => Command::Completions(c.shell),
+        raw::Command::Man(m) => Command::Man(m.folder),
+        raw::Command::Version => Command::Version,
         raw::Command::Verify(v) => Command::Verify(Verify {
             input: ask_input(v.input)?,
             scope: v.node.map_or(Scope::Everywhere, |node| Scope::Node(node.into())),

@@ -15,8 +15,10 @@ pub mod flower;
 pub mod list;
 pub mod offload;
 pub mod program;
+pub mod shell;
 pub mod status;
 pub mod verify;
+pub mod version;
 
 use crate::{cli::request::Command, output::Outcome};
 
@@ -38,6 +40,9 @@ pub fn run(command: &Command) -> anyhow::Result<Outcome> {
         Command::Offload(interface, report) => offload::run(interface.as_deref(), *report),
         Command::Detach(pin_dir) => detach::run(pin_dir),
         Command::Cni(options) => cni::run(options),
+        Command::Completions(shell) => shell::completions(*shell),
+        Command::Man(folder) => shell::manual(folder),
+        Command::Version => version::run(),
         Command::MountBpffs(namespace) => bpffs::run(namespace.as_deref()),
         Command::Program(name, arguments) => program::run(name, arguments),
     }
