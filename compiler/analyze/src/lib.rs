@@ -12,6 +12,7 @@
 
 pub mod compare;
 pub mod diff;
+pub mod lint;
 pub mod list;
 pub mod nearest;
 pub mod peers;

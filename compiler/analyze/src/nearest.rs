@@ -5,6 +5,7 @@
 //! in a file.
 
 mod failure;
+mod label;
 mod measure;
 
 use std::net::IpAddr;
@@ -17,6 +18,7 @@ use serde::Serialize;
 
 pub(crate) use self::failure::distance;
 pub use self::failure::{Failure, Of, asked};
+pub(crate) use self::label::{closest, nearest_labels, requirement};
 use self::measure::{labels, namespace_of, peer_failures, tier_peer_failures};
 use crate::traffic::TrafficSet;
 

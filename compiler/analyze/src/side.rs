@@ -125,14 +125,86 @@ impl Side {
         cell.permitted()
     }
 
+    /// What is permitted with a remote that no rule names.
+    pub(crate) fn base(&self, universe: &Universe<'_>, traffic: &mut Interner) -> TrafficId {
+        Cell { side: self, remote: None, universe, traffic }.permitted()
+    }
+
+    /// What a tier accepts with a remote, and what it leaves to others; None: a remote that no rule
+    /// names.
+    pub(crate) fn tier(
+        &self,
+        tier: Tier,
+        remote: Option<RemoteId>,
+        universe: &Universe<'_>,
+        traffic: &mut Interner,
+    ) -> TierAnswer {
+        let levels = match tier {
+            Tier::Admin => &self.admin,
+            Tier::Baseline => &self.baseline,
+        };
+        let (mut left, mut accepted) = (TrafficId::EVERYTHING, TrafficId::NOTHING);
+        let mut cell = Cell { side: self, remote, universe, traffic };
+        cell.tier(levels, &mut left, &mut accepted);
+        TierAnswer { accepted, left }
+    }
+
+    /// Those that the rules of a tier name, in order.
+    pub(crate) fn named_by_tier(&self, tier: Tier, universe: &Universe<'_>) -> Vec<RemoteId> {
+        let levels = match tier {
+            Tier::Admin => &self.admin,
+            Tier::Baseline => &self.baseline,
+        };
+        let grants = levels.iter().flat_map(|level| level.0.iter().flatten());
+        self.named(grants.map(|(_, grant)| grant), universe)
+    }
+
+    /// What NetworkPolicies grant with anybody at all, whatever tiers and groups say of it; a port
+    /// name counts as every port that has it on any pod.
+    pub(crate) fn granted_with_anybody(
+        &self,
+        universe: &Universe<'_>,
+        traffic: &mut Interner,
+    ) -> TrafficId {
+        let mut all = TrafficId::NOTHING;
+        for grant in self.policies.iter().flatten() {
+            let has_peers =
+                |peers: &Vec<Rc<Meant>>| peers.iter().any(|meant| !meant.all.is_empty());
+            let is_meant = grant.peers.as_ref().is_none_or(has_peers);
+            if is_meant || grant.unnamed.as_ref().is_some_and(has_peers) {
+                all = traffic.union(all, grant.traffic);
+            }
+            for (protocol, name) in grant.names.iter().filter(|_| is_meant) {
+                let ports = universe.profiles().map(|(_, p)| resolved(p.pod, *protocol, name));
+                let ports = ports.fold(TrafficSet::nothing(), |set, ports| set.union(&ports));
+                let ports = traffic.intern(ports);
+                all = traffic.union(all, ports);
+            }
+        }
+        all
+    }
+
     /// What is permitted with each remote.
     pub(crate) fn row(&self, universe: &Universe<'_>, traffic: &mut Interner) -> Row {
-        let base = Cell { side: self, remote: None, universe, traffic }.permitted();
-        let mut named: Vec<RemoteId> = Vec::new();
+        let base = self.base(universe, traffic);
         let levels = self.admin.iter().chain(&self.baseline);
         let of_tiers = levels.flat_map(|level| level.0.iter().flatten()).map(|(_, grant)| grant);
         let grants = self.policies.iter().chain(&self.gate).flatten();
-        for grant in of_tiers.chain(grants) {
+        let named = self.named(of_tiers.chain(grants), universe);
+        let with = |remote: RemoteId| (remote, self.with(remote, universe, traffic));
+        let mut named: Vec<(RemoteId, TrafficId)> = named.into_iter().map(with).collect();
+        named.retain(|(_, permitted)| *permitted != base);
+        Row { base, named }
+    }
+
+    /// Those that grants name, in order.
+    fn named<'g>(
+        &self,
+        grants: impl Iterator<Item = &'g Grant>,
+        universe: &Universe<'_>,
+    ) -> Vec<RemoteId> {
+        let mut named: Vec<RemoteId> = Vec::new();
+        for grant in grants {
             for peers in grant.peers.iter().chain(&grant.unnamed) {
                 let meant = peers.iter().flat_map(|meant| meant.among(Claimants::Any));
                 named.extend(meant.copied());
@@ -145,11 +217,17 @@ impl Side {
         }
         named.sort_unstable();
         named.dedup();
-        let with = |remote: RemoteId| (remote, self.with(remote, universe, traffic));
-        let mut named: Vec<(RemoteId, TrafficId)> = named.into_iter().map(with).collect();
-        named.retain(|(_, permitted)| *permitted != base);
-        Row { base, named }
+        named
     }
+}
+
+/// What a tier says of the traffic with a remote. What is neither accepted nor left is denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TierAnswer {
+    /// Accepted for good.
+    pub accepted: TrafficId,
+    /// Passed on, or not decided.
+    pub left: TrafficId,
 }
 
 /// What is left out of a side: for finding out what it is there for.
@@ -166,6 +244,18 @@ pub enum Without {
     Tier(netpolc_policy::TierKey),
     /// This rule of it, by direction and index.
     TierRule(netpolc_policy::TierKey, Direction, usize),
+    /// All of these.
+    Several(Vec<Without>),
+}
+
+impl Without {
+    /// Is this one left out?
+    fn has(&self, is: &impl Fn(&Without) -> bool) -> bool {
+        match self {
+            Without::Several(all) => all.iter().any(|one| one.has(is)),
+            one => is(one),
+        }
+    }
 }
 
 /// One side and one remote.
@@ -356,14 +446,16 @@ fn granted(
     let mut grants: Option<Vec<Grant>> = None;
     for policy in policies.into_iter().flatten().filter(|policy| selects(policy, pod)) {
         let Isolation::Isolated(rules) = policy.isolation(direction) else { continue };
-        if matches!(without, Without::Policy(key) if *key == policy.key) {
+        if without.has(&|out| matches!(out, Without::Policy(key) if *key == policy.key)) {
             continue;
         }
         let grants = grants.get_or_insert_default();
         for (index, rule) in rules.iter().enumerate() {
-            let is_out = matches!(without, Without::Rule(key, d, rule)
-                if (key, *d, *rule) == (&policy.key, direction, index));
-            if is_out {
+            let is_it = |out: &Without| {
+                matches!(out, Without::Rule(key, d, rule)
+                    if (key, *d, *rule) == (&policy.key, direction, index))
+            };
+            if without.has(&is_it) {
                 continue;
             }
             let (known, names) = split(&rule.ports, pod, direction);
@@ -413,13 +505,15 @@ fn levels(
             && policy.mode == Mode::Enforced
             && !policy.rules(direction).is_empty()
             && policy.is_about(sources.cluster, pod)
-            && !matches!(without, Without::Tier(key) if *key == policy.key)
+            && !without.has(&|out| matches!(out, Without::Tier(key) if *key == policy.key))
     });
     for policy in about.collect::<Vec<&TierPolicy>>() {
         let rules = policy.rules(direction).iter().enumerate();
         let is_in = |(index, _): &(usize, &TierRule)| {
-            !matches!(without, Without::TierRule(key, d, rule)
-                if (key, *d, *rule) == (&policy.key, direction, *index))
+            !without.has(&|out| {
+                matches!(out, Without::TierRule(key, d, rule)
+                    if (key, *d, *rule) == (&policy.key, direction, *index))
+            })
         };
         let rules: Vec<&TierRule> = rules.filter(is_in).map(|(_, rule)| rule).collect();
         let rules = rules.into_iter().map(|rule| {

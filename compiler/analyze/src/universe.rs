@@ -20,6 +20,12 @@ use crate::region::{Family, RegionId, Regions};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProfileId(pub(crate) u32);
 
+impl ProfileId {
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// Pods of one profile whose addresses no rule tells apart either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodClassId(pub(crate) u32);
