@@ -121,6 +121,8 @@ impl<'a> Analysis<'a> {
     }
 
     fn side_without(&mut self, profile: ProfileId, direction: Direction, out: &Without) -> Side {
+        // Tiers and groups are the same then, and there may be many rules of them.
+        let known = out.is_of_policies().then(|| self.side(profile, direction));
         let mut sources = Sources {
             cluster: self.cluster,
             universe: &self.universe,
@@ -128,7 +130,10 @@ impl<'a> Analysis<'a> {
             traffic: &mut self.traffic,
             policies: &self.policies,
         };
-        Side::of(&mut sources, profile, direction, out)
+        match known {
+            Some(side) => side.without_policies(&mut sources, profile, out),
+            None => Side::of(&mut sources, profile, direction, out),
+        }
     }
 
     /// What a direction of a profile permits with each remote.

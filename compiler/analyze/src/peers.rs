@@ -71,6 +71,7 @@ enum Where {
 #[derive(Clone, Debug, Default)]
 pub struct PeerIndex {
     known: HashMap<Question, Rc<Meant>>,
+    of_groups: HashMap<GroupPeer, Vec<Rc<Meant>>>,
 }
 
 impl PeerIndex {
@@ -115,6 +116,21 @@ impl PeerIndex {
 
     /// Whom a peer of a security group's rule means.
     pub fn of_group(
+        &mut self,
+        universe: &Universe<'_>,
+        cluster: &Cluster,
+        peer: &GroupPeer,
+    ) -> Vec<Rc<Meant>> {
+        // Finding the interfaces of a group takes a look at all of them.
+        if let Some(known) = self.of_groups.get(peer) {
+            return known.clone();
+        }
+        let meant = self.find_group(universe, cluster, peer);
+        self.of_groups.insert(peer.clone(), meant.clone());
+        meant
+    }
+
+    fn find_group(
         &mut self,
         universe: &Universe<'_>,
         cluster: &Cluster,

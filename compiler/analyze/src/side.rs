@@ -5,7 +5,11 @@
 //! addresses: the pod itself (S47), its own node (S44, S45), and Services before their translation
 //! (S48).
 
-use std::{collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+    sync::Arc,
+};
 
 use netpolc_policy::{
     Action, Cluster, Direction, Isolation, Mode, ObjectKey, Peers, Policy, Port, Ports, Priority,
@@ -40,10 +44,10 @@ impl Row {
 #[derive(Clone, Debug)]
 pub struct Side {
     direction: Direction,
-    admin: Vec<Level>,
+    admin: Rc<[Level]>,
     policies: Option<Vec<Grant>>,
-    baseline: Vec<Level>,
-    gate: Option<Vec<Grant>>,
+    baseline: Rc<[Level]>,
+    gate: Option<Rc<[Grant]>>,
 }
 
 /// The ClusterNetworkPolicies of one tier and priority that are about the profile.
@@ -51,7 +55,7 @@ pub struct Side {
 struct Level(Vec<Vec<(Action, Grant)>>);
 
 /// A port by name, of one protocol or of any.
-type PortName = (Option<Protocol>, Arc<str>);
+pub(crate) type PortName = (Option<Protocol>, Arc<str>);
 
 /// Traffic, and those with whom a rule is about it.
 #[derive(Clone, Debug)]
@@ -88,12 +92,22 @@ impl Side {
         let pod = sources.universe.profile(profile).pod;
         Self {
             direction,
-            admin: levels(sources, profile, direction, Tier::Admin, without),
+            admin: levels(sources, profile, direction, Tier::Admin, without).into(),
             policies: granted(sources, profile, direction, without),
-            baseline: levels(sources, profile, direction, Tier::Baseline, without),
-            gate: gate(sources, profile, direction),
+            baseline: levels(sources, profile, direction, Tier::Baseline, without).into(),
+            gate: gate(sources, profile, direction).map(Into::into),
         }
         .checked(pod.is_policed())
+    }
+
+    /// The same rules, with NetworkPolicies as if something of them were not there.
+    pub(crate) fn without_policies(
+        &self,
+        sources: &mut Sources<'_, '_>,
+        profile: ProfileId,
+        without: &Without,
+    ) -> Self {
+        Self { policies: granted(sources, profile, self.direction, without), ..self.clone() }
     }
 
     fn checked(self, is_policed: bool) -> Self {
@@ -123,6 +137,18 @@ impl Side {
     ) -> TrafficId {
         let mut cell = Cell { side: self, remote: Some(remote), universe, traffic };
         cell.permitted()
+    }
+
+    /// What NetworkPolicies grant with a remote, or with one that no rule names, whatever tiers and
+    /// groups say of it; None where no policy isolates.
+    pub(crate) fn granted(
+        &self,
+        remote: Option<RemoteId>,
+        universe: &Universe<'_>,
+        traffic: &mut Interner,
+    ) -> Option<TrafficId> {
+        let mut cell = Cell { side: self, remote, universe, traffic };
+        self.policies.as_ref().map(|grants| cell.granted(grants))
     }
 
     /// What is permitted with a remote that no rule names.
@@ -160,11 +186,12 @@ impl Side {
     }
 
     /// What NetworkPolicies grant with anybody at all, whatever tiers and groups say of it; a port
-    /// name counts as every port that has it on any pod.
+    /// name counts as every port that has it on any pod, which `known` remembers.
     pub(crate) fn granted_with_anybody(
         &self,
         universe: &Universe<'_>,
         traffic: &mut Interner,
+        known: &mut HashMap<PortName, TrafficId>,
     ) -> TrafficId {
         let mut all = TrafficId::NOTHING;
         for grant in self.policies.iter().flatten() {
@@ -174,10 +201,12 @@ impl Side {
             if is_meant || grant.unnamed.as_ref().is_some_and(has_peers) {
                 all = traffic.union(all, grant.traffic);
             }
-            for (protocol, name) in grant.names.iter().filter(|_| is_meant) {
-                let ports = universe.profiles().map(|(_, p)| resolved(p.pod, *protocol, name));
-                let ports = ports.fold(TrafficSet::nothing(), |set, ports| set.union(&ports));
-                let ports = traffic.intern(ports);
+            for port in grant.names.iter().filter(|_| is_meant) {
+                let ports = *known.entry(port.clone()).or_insert_with(|| {
+                    let (protocol, name) = port;
+                    let ports = universe.profiles().map(|(_, p)| resolved(p.pod, *protocol, name));
+                    traffic.intern(ports.fold(TrafficSet::nothing(), |all, p| all.union(&p)))
+                });
                 all = traffic.union(all, ports);
             }
         }
@@ -187,9 +216,10 @@ impl Side {
     /// What is permitted with each remote.
     pub(crate) fn row(&self, universe: &Universe<'_>, traffic: &mut Interner) -> Row {
         let base = self.base(universe, traffic);
-        let levels = self.admin.iter().chain(&self.baseline);
+        let levels = self.admin.iter().chain(&*self.baseline);
         let of_tiers = levels.flat_map(|level| level.0.iter().flatten()).map(|(_, grant)| grant);
-        let grants = self.policies.iter().chain(&self.gate).flatten();
+        let grants = self.policies.iter().flatten();
+        let grants = grants.chain(self.gate.iter().flat_map(|gate| gate.iter()));
         let named = self.named(of_tiers.chain(grants), universe);
         let with = |remote: RemoteId| (remote, self.with(remote, universe, traffic));
         let mut named: Vec<(RemoteId, TrafficId)> = named.into_iter().map(with).collect();
@@ -249,6 +279,15 @@ pub enum Without {
 }
 
 impl Without {
+    /// Is it all about NetworkPolicies?
+    pub(crate) fn is_of_policies(&self) -> bool {
+        match self {
+            Without::Policy(_) | Without::Rule(..) => true,
+            Without::Several(all) => all.iter().all(Without::is_of_policies),
+            Without::Nothing | Without::Tier(_) | Without::TierRule(..) => false,
+        }
+    }
+
     /// Is this one left out?
     fn has(&self, is: &impl Fn(&Without) -> bool) -> bool {
         match self {

@@ -4,7 +4,7 @@
 //! Not here: what one rule says by itself (`shape`).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
@@ -16,7 +16,7 @@ use crate::{
     Analysis,
     peers::Claimants,
     region::Family,
-    side::Side,
+    side::{PortName, Side},
     traffic::{TrafficId, TrafficSet},
     universe::{ProfileId, RemoteId},
 };
@@ -69,6 +69,8 @@ struct Resolvers {
     cached: BTreeSet<ProfileId>,
     /// UDP 53, and what it is behind the DNS Service.
     ports: TrafficSet,
+    /// What each port name may stand for.
+    names: HashMap<PortName, TrafficId>,
 }
 
 fn resolvers(lint: &Lint<'_, '_>) -> Resolvers {
@@ -93,7 +95,7 @@ fn resolvers(lint: &Lint<'_, '_>) -> Resolvers {
             }
         }
     }
-    Resolvers { own, cached: cached(lint, &ports), ports }
+    Resolvers { own, cached: cached(lint, &ports), ports, names: HashMap::new() }
 }
 
 fn cached(lint: &Lint<'_, '_>, ports: &TrafficSet) -> BTreeSet<ProfileId> {
@@ -132,13 +134,13 @@ fn dns(lint: &mut Lint<'_, '_>) {
     if !lint.has_pods() {
         return;
     }
-    let resolvers = resolvers(lint);
+    let mut resolvers = resolvers(lint);
     let mut cut: BTreeSet<ProfileId> = BTreeSet::new();
     let ids: Vec<ProfileId> = lint.universe().profiles().map(|(id, _)| id).collect();
     for id in ids {
         let side = lint.analysis.side(id, Direction::Egress);
         let is_cached = resolvers.cached.contains(&id);
-        if side.is_isolated() && !is_cached && !asks(lint.analysis, &side, &resolvers) {
+        if side.is_isolated() && !is_cached && !asks(lint.analysis, &side, &mut resolvers) {
             cut.insert(id);
         }
     }
@@ -177,8 +179,9 @@ fn dns(lint: &mut Lint<'_, '_>) {
 }
 
 /// May pods of this side ask for names, or send nothing at all?
-fn asks(analysis: &mut Analysis<'_>, side: &Side, resolvers: &Resolvers) -> bool {
-    let granted = side.granted_with_anybody(&analysis.universe, &mut analysis.traffic);
+fn asks(analysis: &mut Analysis<'_>, side: &Side, resolvers: &mut Resolvers) -> bool {
+    let granted =
+        side.granted_with_anybody(&analysis.universe, &mut analysis.traffic, &mut resolvers.names);
     if granted == TrafficId::NOTHING {
         return true;
     }

@@ -35,7 +35,7 @@ pub(super) fn check(lint: &mut Lint<'_, '_>) {
         }
         let pods: usize = of.profiles.iter().map(|id| lint.pods[id.index()]).sum();
         let out = Without::Policy(policy.key.clone());
-        if is_idle(lint.analysis, of, &plus(&gone, &out)) {
+        if let Some(why) = is_idle(lint.analysis, of, &plus(&gone, &out)) {
             let grants = of.rules().next().is_some();
             let severity = if grants { Severity::Warning } else { Severity::Note };
             found.push((
@@ -43,7 +43,7 @@ pub(super) fn check(lint: &mut Lint<'_, '_>) {
                 Check::PolicyChangesNothing,
                 of.object.clone(),
                 String::new(),
-                policy_says(grants, pods),
+                policy_says(why, grants, pods),
             ));
             if grants {
                 gone.push(out);
@@ -65,13 +65,17 @@ pub(super) fn check(lint: &mut Lint<'_, '_>) {
             if !profiles.all(|id| is_same(analysis, *id, place.direction, &without, &touched)) {
                 continue;
             }
-            let other = other_rule(analysis, &lint.policies, of, place, &touched, &without);
+            let why = why(analysis, &of.profiles, place.direction, &without, &touched);
+            let other = match why {
+                Why::Granted => other_rule(analysis, &lint.policies, of, place, &touched, &without),
+                Why::Decided => None,
+            };
             found.push((
                 Severity::Warning,
                 Check::RuleChangesNothing,
                 of.object.clone(),
                 place.to_string(),
-                rule_says(other.as_deref(), pods),
+                rule_says(why, other.as_deref(), pods),
             ));
             gone.push(out);
         }
@@ -81,9 +85,25 @@ pub(super) fn check(lint: &mut Lint<'_, '_>) {
     }
 }
 
-fn policy_says(grants: bool, pods: usize) -> Says {
+/// Why something changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// Other NetworkPolicies grant the same.
+    Granted,
+    /// Tiers or security groups decide all that it would grant.
+    Decided,
+}
+
+fn policy_says(why: Why, grants: bool, pods: usize) -> Says {
     let pods = count(pods, "pod");
     match grants {
+        true if why == Why::Decided => Says {
+            what: format!(
+                "The policy changes nothing as the cluster is now: ClusterNetworkPolicies or \
+                 security groups decide all that it would about {pods} that it selects."
+            ),
+            change: "Remove it, or change what decides in its place.".into(),
+        },
         true => Says {
             what: format!(
                 "The policy changes nothing as the cluster is now: other policies isolate {pods} \
@@ -101,16 +121,23 @@ fn policy_says(grants: bool, pods: usize) -> Says {
     }
 }
 
-fn rule_says(other: Option<&str>, pods: usize) -> Says {
-    let by = other.unwrap_or("other rules together");
+fn rule_says(why: Why, other: Option<&str>, pods: usize) -> Says {
+    let by = match (why, other) {
+        (Why::Decided, _) => {
+            "ClusterNetworkPolicies or security groups decide all that it would allow".into()
+        }
+        (Why::Granted, Some(other)) => format!("{other} already allows what it allows"),
+        (Why::Granted, None) => "other rules together already allow what it allows".into(),
+    };
     Says {
         what: format!(
-            "The rule changes nothing as the cluster is now: {by} already allows what it allows, \
-             for {} that its policy selects.",
+            "The rule changes nothing as the cluster is now: {by}, for {} that its policy selects.",
             count(pods, "pod")
-        )
-        .replace("together already allows", "together already allow"),
-        change: "Remove the rule, or narrow the one that repeats it.".into(),
+        ),
+        change: match why {
+            Why::Granted => "Remove the rule, or narrow the one that repeats it.".into(),
+            Why::Decided => "Remove the rule, or change what decides in its place.".into(),
+        },
     }
 }
 
@@ -152,26 +179,56 @@ fn touched(
     }
 }
 
-/// Is every answer about every pod that the policy selects the same without it?
-fn is_idle(analysis: &mut Analysis<'_>, of: &Selecting<'_>, without: &Without) -> bool {
-    let mut all = Vec::new();
-    let mut whole = false;
-    for (place, rule) in of.rules() {
-        match touched(analysis, of.policy, place, rule) {
-            Touched::Nobody => {}
-            Touched::These(remotes) => all.push((place.direction, remotes)),
-            Touched::Everybody => whole = true,
-        }
-    }
-    Direction::BOTH.into_iter().all(|direction| {
+/// Some where every answer about every pod that the policy selects is the same without it.
+fn is_idle(analysis: &mut Analysis<'_>, of: &Selecting<'_>, without: &Without) -> Option<Why> {
+    let mut whys = Vec::new();
+    for direction in Direction::BOTH {
         if *of.policy.isolation(direction) == Isolation::Open {
-            return true;
+            continue;
         }
-        let here = all.iter().filter(|(d, _)| *d == direction);
-        let remotes: Vec<RemoteId> = here.flat_map(|(_, remotes)| remotes).copied().collect();
-        let touched = if whole { Touched::Everybody } else { Touched::These(remotes) };
-        of.profiles.iter().all(|id| is_same(analysis, *id, direction, without, &touched))
-    })
+        let mut here = Touched::These(Vec::new());
+        for (place, rule) in of.rules().filter(|(place, _)| place.direction == direction) {
+            here = match (here, touched(analysis, of.policy, place, rule)) {
+                (Touched::Everybody, _) | (_, Touched::Everybody) => Touched::Everybody,
+                (Touched::These(mut all), Touched::These(remotes)) => {
+                    all.extend(remotes);
+                    Touched::These(all)
+                }
+                (here, _) => here,
+            };
+        }
+        let mut profiles = of.profiles.iter();
+        if !profiles.all(|id| is_same(analysis, *id, direction, without, &here)) {
+            return None;
+        }
+        whys.push(why(analysis, &of.profiles, direction, without, &here));
+    }
+    match whys.contains(&Why::Decided) {
+        true => Some(Why::Decided),
+        false => Some(Why::Granted),
+    }
+}
+
+/// Why no answer is another one.
+fn why(
+    analysis: &mut Analysis<'_>,
+    profiles: &[ProfileId],
+    direction: Direction,
+    without: &Without,
+    touched: &Touched,
+) -> Why {
+    let is_granted = profiles.iter().all(|id| {
+        let old = analysis.side(*id, direction);
+        let new = analysis.side_without(*id, direction, without);
+        let mut compare = Compare { analysis, old: &old, new: &new };
+        match touched {
+            Touched::These(remotes) => {
+                remotes.iter().all(|remote| compare.is_granted_the_same(Some(*remote)))
+            }
+            Touched::Everybody | Touched::Nobody => compare.is_granted_the_same(None),
+        }
+    });
+    if is_granted { Why::Granted } else { Why::Decided }
 }
 
 /// Is every answer about a direction of the profile the same?
@@ -208,9 +265,19 @@ struct Compare<'c, 'a> {
 
 impl Compare<'_, '_> {
     fn with(&mut self, remote: RemoteId) -> bool {
+        // Where NetworkPolicies grant the same, nothing else need be asked.
+        self.is_granted_the_same(Some(remote)) || {
+            let Analysis { universe, traffic, .. } = &mut *self.analysis;
+            let of = |side: &Side, traffic: &mut _| side.with(remote, universe, traffic);
+            of(self.old, traffic) == of(self.new, traffic)
+        }
+    }
+
+    /// Do NetworkPolicies grant the same, before tiers and groups are asked?
+    fn is_granted_the_same(&mut self, remote: Option<RemoteId>) -> bool {
         let Analysis { universe, traffic, .. } = &mut *self.analysis;
-        let of = |side: &Side, traffic: &mut _| side.with(remote, universe, traffic);
-        of(self.old, traffic) == of(self.new, traffic)
+        let granted = |side: &Side, traffic: &mut _| side.granted(remote, universe, traffic);
+        granted(self.old, traffic) == granted(self.new, traffic)
     }
 
     fn base(&mut self) -> bool {

@@ -76,6 +76,19 @@ fn a_policy_that_isolates_is_needed_where_no_other_one_does() {
 }
 
 #[test]
+fn a_rule_that_a_tier_decides() {
+    let tier = "tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: \
+                [{namespaces: {}}]}]";
+    let spec = "podSelector: {matchLabels: {app: db}}, ingress: [{from: [{podSelector: {matchLabels: \
+                {app: web}}}]}, {from: [{ipBlock: {cidr: 192.0.2.0/24}}]}]";
+    let both = shop().policy("shop/p", spec).tier("t", tier);
+    let head = "warning NetworkPolicy shop/p spec.ingress[0]";
+    let what = "ClusterNetworkPolicies or security groups decide all that it would allow";
+    finds(Check::RuleChangesNothing, both.yaml(), head, what, "change what decides");
+    finds_nothing(Check::RuleChangesNothing, shop().policy("shop/p", spec).yaml());
+}
+
+#[test]
 fn a_rule_of_a_tier_that_an_earlier_one_decides() {
     let check = Check::RuleChangesNothing;
     let with = |first: &str, second: &str| {
