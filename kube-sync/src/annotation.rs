@@ -1,6 +1,8 @@
 //! Finds annotations in trees, and reads those of netpolc: whether a policy is only tried (S84),
-//! and whether a namespace isolates pods that no policy selects (S90). Not here: what pods'
-//! annotations say of security groups (`groups`).
+//! whether a namespace isolates pods that no policy selects (S90), and what lint need not report.
+//! Not here: what pods' annotations say of security groups (`groups`).
+
+use std::sync::Arc;
 
 use netpolc_policy::{Mode, Unselected};
 
@@ -16,6 +18,17 @@ const MODE: &str = "netpolc.io/mode";
 
 /// The annotation by which a namespace says what becomes of pods that no policy isolates.
 pub(crate) const ISOLATE_BY_DEFAULT: &str = "netpolc.io/isolate-by-default";
+
+/// The annotation by which an object says what lint need not report of it.
+pub(crate) const LINT_ALLOW: &str = "netpolc.io/lint-allow";
+
+/// The ids in [`LINT_ALLOW`], which are joined by commas. What they mean, nobody here knows.
+pub(crate) fn lint_allow(object: &Node) -> Vec<Arc<str>> {
+    let annotations = object.get("metadata").and_then(|metadata| metadata.get("annotations"));
+    let text = annotations.and_then(|annotations| annotations.text(LINT_ALLOW));
+    let ids = text.into_iter().flat_map(|text| text.split(','));
+    ids.map(str::trim).filter(|id| !id.is_empty()).map(Arc::from).collect()
+}
 
 /// What an object says under the name of one annotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -35,6 +35,9 @@ pub(crate) type WorkloadKey = (Arc<str>, Owner);
 /// The same, as pods have it.
 type SharedKey = (Arc<str>, Arc<Owner>);
 
+/// What objects say that lint need not report of them: ids of checks, as they are written.
+pub type LintAllow = BTreeMap<ObjectId, Vec<Arc<str>>>;
+
 /// What was gathered so far.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
@@ -44,6 +47,7 @@ pub(crate) struct Gathered {
     /// EndpointSlices by their own key, each with the name of its Service.
     pub slices: BTreeMap<ObjectKey, (Arc<str>, Slice)>,
     pub lines: Lines,
+    pub lint_allow: LintAllow,
     /// What belongs to the object that is being read, until it is known whether that counts.
     pub pending: Pending,
 }
@@ -53,11 +57,16 @@ pub(crate) struct Gathered {
 pub(crate) struct Pending {
     pub frontend: Option<Frontend>,
     pub lines: Option<ObjectLines>,
+    pub lint_allow: Vec<Arc<str>>,
 }
 
 impl Gathered {
     /// Keeps what belongs to the object that was read last, which is part of the cluster as `id`.
-    pub fn keep(&mut self, id: &ObjectId, Pending { frontend, lines }: Pending) {
+    pub fn keep(&mut self, id: &ObjectId, pending: Pending) {
+        let Pending { frontend, lines, lint_allow } = pending;
+        if !lint_allow.is_empty() {
+            self.lint_allow.insert(id.clone(), lint_allow);
+        }
         if let Some(frontend) = frontend {
             self.frontends.insert(id.key.clone(), frontend);
         }

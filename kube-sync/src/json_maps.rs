@@ -14,6 +14,7 @@ pub(crate) struct Annotations<'a> {
     pub eni: Option<Str<'a>>,
     pub fargate: Option<Str<'a>>,
     pub isolate_by_default: Option<Str<'a>>,
+    pub lint_allow: Option<Str<'a>>,
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Annotations<'a> {
@@ -36,6 +37,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Annotations<'a> {
                         pod::ENI => &mut found.eni,
                         pod::FARGATE => &mut found.fargate,
                         annotation::ISOLATE_BY_DEFAULT => &mut found.isolate_by_default,
+                        annotation::LINT_ALLOW => &mut found.lint_allow,
                         _ => {
                             map.next_value::<IgnoredAny>()?;
                             continue;

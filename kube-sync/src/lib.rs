@@ -65,6 +65,7 @@ mod yaml;
 pub use change::Change;
 pub use decode::MAX_YAML_DOCUMENT_BYTES;
 pub use fuzz::fuzz_decode;
+pub use gather::LintAllow;
 pub use last_known::{Merged, Retained, contains_file, merge_last_known};
 pub use lines::{Line, Lines};
 pub use load::{Converted, Input, Loaded, MAX_FILE_BYTES, convert, is_manifest, load};

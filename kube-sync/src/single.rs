@@ -121,5 +121,8 @@ pub(crate) fn single(reader: &mut Reader, node: &Node, known: Kind, trust: Trust
     if strictly || known == Kind::Group {
         reader.gather_lines(node);
     }
+    if strictly || matches!(known, Kind::Group | Kind::Namespace) {
+        reader.gather_lint_allow(node);
+    }
     Single::Object(object)
 }

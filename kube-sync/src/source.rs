@@ -6,7 +6,7 @@ use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 use netpolc_policy::ObjectKey;
 
 use crate::{
-    ObjectId,
+    ObjectId, annotation,
     gather::{Gathered, Pending, Purpose},
     intern::Interner,
     kind::{Complaint, Kind, asked},
@@ -131,6 +131,13 @@ impl<'a> Reader<'a> {
         let lines = ObjectLines::of(self, node);
         if let Some(gathered) = self.gathered.as_deref_mut() {
             gathered.pending.lines = Some(lines);
+        }
+    }
+
+    /// Gathers what lint need not report of the object at `node`, where somebody asks for that.
+    pub fn gather_lint_allow(&mut self, node: &Node) {
+        if let Some(gathered) = self.gathered.as_deref_mut() {
+            gathered.pending.lint_allow = annotation::lint_allow(node);
         }
     }
 

@@ -6,7 +6,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use netpolc_policy::{Frontends, Namespace, ObjectKey};
 
 use crate::{
-    Input, Lines, Loaded, MadeUpPods, gather::Gathered, load::Loader, made_up,
+    Input, Lines, Loaded, MadeUpPods,
+    gather::{Gathered, LintAllow},
+    load::Loader,
+    made_up,
     object::NAMESPACE_NAME_LABEL,
 };
 
@@ -32,6 +35,8 @@ pub struct Survey {
     pub made_up: MadeUpPods,
     /// Where the fields of policies and groups stand.
     pub lines: Lines,
+    /// What objects say that lint need not report of them.
+    pub lint_allow: LintAllow,
 }
 
 /// Reads all `inputs` as [`crate::load()`] does, and gathers what answers need. A namespace in
@@ -73,6 +78,6 @@ pub(crate) fn finish(mut loader: Loader, absent: Absent) -> Survey {
         let labels = interner.labels([(NAMESPACE_NAME_LABEL, &*name)]);
         cluster.namespaces.insert(name, Namespace::from(labels));
     }
-    let Gathered { frontends, lines, .. } = gathered;
-    Survey { loaded, frontends, made_up, lines }
+    let Gathered { frontends, lines, lint_allow, .. } = gathered;
+    Survey { loaded, frontends, made_up, lines, lint_allow }
 }

@@ -255,6 +255,10 @@ fn namespace(item: &Item, interner: &mut Interner) -> Option<Object> {
         Some(text) => Some(annotation::isolate_by_default(&text.0)?),
         None => None,
     };
+    // What is gathered is gathered from trees.
+    if annotations.is_some_and(|found| found.lint_allow.is_some()) {
+        return None;
+    }
     Some(Object::Namespace(name, Namespace { labels, unselected }))
 }
 

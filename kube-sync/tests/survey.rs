@@ -223,6 +223,32 @@ fn a_pod_without_addresses_gets_some_and_the_others_keep_theirs() {
 }
 
 #[test]
+fn objects_say_what_lint_need_not_report_of_them() {
+    let annotation = r#"annotations: {"netpolc.io/lint-allow": "no-rules, dns-denied,"}"#;
+    let policy = format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: n, \
+         {annotation}}}\nspec: {{podSelector: {{}}}}\n"
+    );
+    let yaml = format!(
+        "{policy}---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: n, {annotation}}}\n"
+    );
+    let json = r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"m","annotations":
+        {"netpolc.io/lint-allow":"dns-denied"}}}"#;
+    let found = survey([Input::bytes("y", yaml), Input::bytes("j", json)], Absent::Absent);
+    assert_eq!(found.loaded.problems, []);
+    let allowed: Vec<String> =
+        found.lint_allow.iter().map(|(id, ids)| format!("{id}: {}", ids.join(" "))).collect();
+    assert_eq!(
+        allowed,
+        [
+            "Namespace m: dns-denied",
+            "Namespace n: no-rules dns-denied",
+            "NetworkPolicy n/p: no-rules dns-denied"
+        ]
+    );
+}
+
+#[test]
 fn a_made_up_address_is_in_no_block() {
     let text = "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, \
                 namespace: shop}\nspec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: \

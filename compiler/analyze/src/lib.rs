@@ -48,13 +48,6 @@ pub struct Analysis<'a> {
     rows: HashMap<(ProfileId, Direction), Rc<Row>>,
 }
 
-/// The one of these words that is nearest to `asked`, where a letter or two make the difference.
-pub fn closest<'w>(asked: &str, words: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
-    let far = words.into_iter().map(|word| (nearest::distance(asked, word), word));
-    let (far, word) = far.min()?;
-    (far <= 2 && far < asked.chars().count().min(word.chars().count())).then_some(word)
-}
-
 /// An end of a connection that is no pod: addresses, of nodes or outside of the cluster.
 pub type Elsewhere = RemoteId;
 

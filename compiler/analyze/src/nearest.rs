@@ -16,9 +16,11 @@ use netpolc_policy::{
 };
 use serde::Serialize;
 
-pub(crate) use self::failure::distance;
-pub use self::failure::{Failure, Of, asked};
-pub(crate) use self::label::{closest, nearest_labels, requirement};
+pub use self::{
+    failure::{Failure, Of, asked},
+    label::closest,
+};
+pub(crate) use self::label::{nearest_labels, requirement};
 use self::measure::{labels, namespace_of, peer_failures, tier_peer_failures};
 use crate::traffic::TrafficSet;
 

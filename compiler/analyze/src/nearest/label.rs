@@ -20,7 +20,7 @@ pub(crate) fn requirement(wanted: &Requirement) -> String {
 }
 
 /// The name among these that a letter or two, and not most of its letters, keep apart from `wanted`.
-pub(crate) fn closest<'n>(
+pub fn closest<'n>(
     wanted: &str,
     names: impl IntoIterator<Item = &'n str>,
 ) -> Option<&'n str> {

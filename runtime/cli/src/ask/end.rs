@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnetwork::IpNetwork;
-use netpolc_analyze::closest;
+use netpolc_analyze::nearest::closest;
 use netpolc_kube_sync::Survey;
 use netpolc_policy::{ObjectKey, Operator, OwnerKind, Pod, Requirement, Selector};
 
