@@ -70,6 +70,11 @@ impl Cells {
         }
     }
 
+    /// Was there no room for a row of this namespace since it was last named?
+    pub(crate) fn has_refused(&self, namespace: &Arc<str>) -> bool {
+        self.refused.contains_key(namespace)
+    }
+
     /// The namespaces that take more than they may, with what they take, or would have taken where
     /// rows were refused; those are named once.
     pub(crate) fn take_excess(&mut self) -> BTreeMap<Arc<str>, u64> {

@@ -8,8 +8,6 @@
 //!
 //! Not here: the leaves ([`crate::leaves`]), and the rows of a class ([`crate::rows`]).
 
-use std::collections::HashMap;
-
 use netpolc_table::{
     Class, ClassId, Program, TableId,
     id::{Ip, V4, V6},
@@ -19,7 +17,7 @@ use netpolc_table::{
 use crate::{
     content,
     ids::{Acquired, Ids},
-    index::{AtomId, ByAtom},
+    index::{AtomId, ByAtom, IdMap},
     installed::directory,
     membership::Atoms,
     output::Output,
@@ -46,8 +44,8 @@ pub(crate) struct Classes {
 #[derive(Debug)]
 struct Interned<F> {
     ids: Ids<ClassId<F>>,
-    by_members: HashMap<Box<[AtomId]>, ClassId<F>>,
-    classes: HashMap<ClassId<F>, Slot>,
+    by_members: IdMap<Box<[AtomId]>, ClassId<F>>,
+    classes: IdMap<ClassId<F>, Slot>,
 }
 
 impl Classes {
@@ -173,7 +171,7 @@ impl Classes {
 
 impl<F: Ip> Interned<F> {
     fn new(what: Numbered) -> Self {
-        Self { ids: Ids::new(what), by_members: HashMap::new(), classes: HashMap::new() }
+        Self { ids: Ids::new(what), by_members: IdMap::default(), classes: IdMap::default() }
     }
 
     fn members(&self, id: ClassId<F>) -> &[AtomId] {

@@ -570,6 +570,7 @@ impl Compiler {
         for pod in self.work.take_words() {
             self.endpoints.write_word(&pod, &self.wire, &mut self.out);
         }
+        self.matrix.end_update();
         Ok(())
     }
 

@@ -1,7 +1,10 @@
 //! Indices into the compiler's own lists, and the lists that they index. None of them is seen in a
 //! table; the ids that are have a quarantine and a limit ([`crate::ids`]).
 
-use std::{collections::BTreeSet, marker::PhantomData};
+use std::{
+    collections::{BTreeSet, HashMap},
+    marker::PhantomData,
+};
 
 use netpolc_table::ids;
 
@@ -16,6 +19,9 @@ ids! {
     /// A policed pod.
     pub(crate) struct PodId(u32);
 }
+
+/// By an id, or by ids. Nobody outside chooses them, so their hash need not withstand anybody.
+pub(crate) type IdMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 /// A number that counts from 0.
 pub(crate) trait Index: Copy {

@@ -18,6 +18,7 @@
 //!            classes         what addresses are members of, interned
 //!            order           what tiers make of each other, for all ports at once
 //!            rows            entries for what is granted, by intervals of ports
+//!            answers         what has been worked out in the update under way
 //!          leaves          the class of each address and prefix
 //!
 //!          worklist        what an update has left to do
@@ -76,6 +77,7 @@
 //! Not here: the order in which a target may be changed (`netpolc_table::delta`), and verdicts
 //! straight from the model (the oracle, which shares no code with this crate).
 
+mod answers;
 mod between;
 mod cells;
 mod classes;

@@ -123,6 +123,11 @@ impl Matrix {
         }
     }
 
+    /// An update is over, and its atoms may change.
+    pub(crate) fn end_update(&mut self) {
+        self.rows.end_update();
+    }
+
     /// Where rules of one priority answer differently in a set: for which class, or for addresses
     /// that no peer names.
     pub(crate) fn conflicts(&self, set: SetId) -> impl Iterator<Item = (&Conflict, Option<Class>)> {

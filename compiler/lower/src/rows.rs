@@ -12,20 +12,24 @@
 //! class there are (the compiler).
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
 use netpolc_table::{
     ActionId, Class, Entry, Origin, Origins, PortClassId, Program, RowId, SetId, TableId,
-    schema::{self, Answer, Family, TriedKey, VerdictKey, base_key, row_key, set_row},
+    schema::{
+        self, Answer, Family, RowKey as RowTableKey, TriedKey, VerdictKey, base_key, row_key,
+        set_row,
+    },
 };
 
 use crate::{
+    answers::{Answers, Said},
     cells::{self, Cells},
     grants::{Conflict, Difference, Form, Grant, Granted, Grants, Outcome, Place},
     ids::Ids,
-    index::AtomId,
+    index::{AtomId, IdMap},
     installed::InstalledRows,
     interval::{Edge, Permitted, Stretch},
     membership::Atoms,
@@ -102,8 +106,6 @@ struct SetRows {
     /// By family: what it says of addresses that no peer of it names.
     base: [Outcome; 2],
     rows: HashMap<RowKey, RowId>,
-    /// Classes with an entry.
-    classes: BTreeSet<Class>,
     /// Where rules of one priority answer differently; None: in the base.
     conflicts: BTreeMap<Option<Class>, Conflict>,
     /// Whether it has said everywhere what is only tried about.
@@ -121,19 +123,28 @@ enum Comparison {
 #[derive(Debug)]
 pub(crate) struct Rows {
     ids: Ids<RowId>,
-    rows: HashMap<RowId, Row>,
-    sets: HashMap<SetId, SetRows>,
+    rows: IdMap<RowId, Row>,
+    sets: IdMap<SetId, SetRows>,
     /// Sets with an entry for a class.
-    by_class: HashMap<Class, BTreeSet<SetId>>,
+    by_class: IdMap<Class, Vec<SetId>>,
     ports: Ports,
     cells: Cells,
     /// The same of what is only tried.
     tried: Cells,
     installed: InstalledRows,
+    answers: Answers,
 }
 
 fn tried_cells(differs: &[Difference], edges: &[Edge]) -> u64 {
     cells::of(differs.iter().map(Difference::range), edges)
+}
+
+/// The classes that a set has an entry for, in order.
+fn classes_of(set: SetId, program: &Program) -> Vec<Class> {
+    let key = |family, id| row_key(set, Class::new(family, id));
+    let all = key(Family::V4, 0)..=key(Family::V6, u16::MAX);
+    let entries = program.table(TableId::Row).entries.range(all);
+    entries.map(|(key, _)| RowTableKey::of(key).class).collect()
 }
 
 /// A live set whose base is there.
@@ -143,13 +154,14 @@ impl Rows {
     pub(crate) fn new() -> Self {
         Self {
             ids: Ids::new(Numbered::Rows),
-            rows: HashMap::new(),
-            sets: HashMap::new(),
-            by_class: HashMap::new(),
+            rows: IdMap::default(),
+            sets: IdMap::default(),
+            by_class: IdMap::default(),
             ports: Ports::new(),
             cells: Cells::default(),
             tried: Cells::default(),
             installed: InstalledRows::default(),
+            answers: Answers::default(),
         }
     }
 
@@ -187,7 +199,6 @@ impl Rows {
             edges: cells::edges(set.all_rules()),
             base: Default::default(),
             rows: HashMap::new(),
-            classes: BTreeSet::new(),
             conflicts: BTreeMap::new(),
             comparison: Comparison::Whole,
         };
@@ -216,9 +227,60 @@ impl Rows {
         atoms: &Atoms,
         out: &mut Output,
     ) -> Result<(), Overflow> {
-        let mut subject = Subject { place: Place::Class(class), members, atoms };
+        let seen = set.sees(members, atoms);
+        let said = match self.repeat(set, class.family(), &seen) {
+            Some(said) => said,
+            None => {
+                let said =
+                    self.say(set, Subject { place: Place::Class(class), members, atoms }, out)?;
+                if self.is_settled(set) {
+                    self.answers.keep(set.id, class.family(), &seen, said.clone());
+                }
+                said
+            }
+        };
+        if let Some(conflict) = said.conflict {
+            self.opened(set.id).conflicts.insert(Some(class), conflict);
+        }
+        let Some(entry) = said.entry else { return Ok(()) };
+        let key = row_key(set.id, class);
+        debug_assert!(
+            out.program().get(TableId::Row, &key).is_none(),
+            "set {} and {class:?} have an entry already",
+            set.id
+        );
+        out.put(TableId::Row, key, entry);
+        self.by_class.entry(class).or_default().push(set.id);
+        Ok(())
+    }
+
+    /// What a set has said in this update of addresses of which it sees these members, with one use
+    /// more of its row.
+    fn repeat(&mut self, set: &Set, family: Family, seen: &[AtomId]) -> Option<Said> {
+        let said = self.answers.find(set.id, family, seen)?;
+        if let Answer::Row(id) = Answer::of(said.entry.as_ref()) {
+            // Gone where the class that it was made for is: made anew then.
+            self.rows.get_mut(&id)?.users += 1;
+        }
+        Some(said.clone())
+    }
+
+    /// Has there been room for everything that the set says? Where there is none, the next class
+    /// may find some.
+    fn is_settled(&self, set: &Set) -> bool {
+        let of_set = self.sets.get(&set.id).expect(OPENED);
+        of_set.comparison == Comparison::Whole && !self.cells.has_refused(&of_set.namespace)
+    }
+
+    /// Works out what a set says of addresses, and makes their row where there is none yet.
+    fn say(
+        &mut self,
+        set: &Set,
+        mut subject: Subject<'_>,
+        out: &mut Output,
+    ) -> Result<Said, Overflow> {
         let mut outcome = subject.outcome(set, Form::Short);
-        let base = &self.opened(set.id).base[class.family() as usize];
+        let base = &self.opened(set.id).base[subject.family() as usize];
         // What a base of everything permits it permits at any backend too, so that ports of
         // Services need not be left out of it (S48).
         let by_base = !set.key.is_ordered() && base.grant == Granted::Everything;
@@ -232,20 +294,19 @@ impl Rows {
             false => outcome.grant == base.grant && outcome.differs == base.differs,
         };
         if is_said {
-            return Ok(());
-        }
-        if let Some(conflict) = &outcome.conflict {
-            self.opened(set.id).conflicts.insert(Some(class), conflict.clone());
+            return Ok(Said { entry: None, conflict: None });
         }
         if by_base {
             subject.members = &[];
         }
-        let entry = self.entry(set, subject, outcome, out)?;
-        out.put(TableId::Row, row_key(set.id, class), entry);
-        let first = self.opened(set.id).classes.insert(class);
-        debug_assert!(first, "set {} and {class:?} have an entry already", set.id);
-        self.by_class.entry(class).or_default().insert(set.id);
-        Ok(())
+        let conflict = outcome.conflict.clone();
+        let entry = Some(self.entry(set, subject, outcome, out)?);
+        Ok(Said { entry, conflict })
+    }
+
+    /// An update is over.
+    pub(crate) fn end_update(&mut self) {
+        self.answers.forget();
     }
 
     /// Where rules of one priority answer differently in a set.
@@ -262,7 +323,6 @@ impl Rows {
     /// A class is gone: no set says anything of it any more.
     pub(crate) fn drop_class(&mut self, class: Class, out: &mut Output) {
         for set in self.by_class.remove(&class).unwrap_or_default() {
-            self.opened(set).classes.remove(&class);
             self.opened(set).conflicts.remove(&Some(class));
             self.take(set, class, out);
         }
@@ -270,10 +330,10 @@ impl Rows {
 
     /// A set is gone, with all its rows.
     pub(crate) fn close(&mut self, set: SetId, out: &mut Output) {
-        for class in std::mem::take(&mut self.opened(set).classes) {
+        for class in classes_of(set, out.program()) {
             self.take(set, class, out);
             if let Some(sets) = self.by_class.get_mut(&class) {
-                sets.remove(&set);
+                sets.retain(|other| *other != set);
                 if sets.is_empty() {
                     self.by_class.remove(&class);
                 }

@@ -4,6 +4,7 @@
 //! ([`crate::order`]).
 
 use std::{
+    cell::LazyCell,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
@@ -13,7 +14,7 @@ use crate::overflow::Diagnostic;
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
     GroupPeer, InterfaceId, Labels, NetworkInterface, ObjectKey, Pod, PrefixListId, SecurityGroup,
-    SecurityGroupId, SecurityGroupPolicy, SecurityGroups, Selector, group::RESOLVERS,
+    SecurityGroupId, SecurityGroupPolicy, SecurityGroups, group::RESOLVERS,
 };
 
 /// A security group with all that its rules name.
@@ -134,17 +135,18 @@ impl Security {
         }
         let grouping = &pod.grouping;
         let mut groups = BTreeSet::new();
-        let account = ObjectKey::new(pod.key.namespace.clone(), grouping.account.clone());
         let nothing = Labels::default();
-        let account = self.known.accounts.get(&account).unwrap_or(&nothing);
+        // Few policies ask for it, and each pod of the cluster comes by here.
+        let account = LazyCell::new(|| {
+            let key = ObjectKey::new(pod.key.namespace.clone(), grouping.account.clone());
+            self.known.accounts.get(&key).unwrap_or(&nothing)
+        });
         let first = ObjectKey::new(pod.key.namespace.clone(), "");
         let here = self.known.policies.range(first..);
         for (_, policy) in here.take_while(|(key, _)| key.namespace == pod.key.namespace) {
-            let selects = |selector: &Option<Selector>, labels: &Labels| {
-                selector.as_ref().is_none_or(|selector| selector.matches(labels))
-            };
             let is_empty = policy.pods.is_none() && policy.accounts.is_none();
-            let matches = selects(&policy.pods, &pod.labels) && selects(&policy.accounts, account);
+            let matches = policy.pods.as_ref().is_none_or(|pods| pods.matches(&pod.labels))
+                && policy.accounts.as_ref().is_none_or(|accounts| accounts.matches(&account));
             if matches && !is_empty {
                 groups.extend(&policy.groups);
             }

@@ -5,10 +5,7 @@
 //! Not here: what decides about whom ([`crate::deciding`]), which sets there are ([`crate::sets`]),
 //! and what one grants whom ([`crate::grants`]).
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::{Action, Block, Direction, GroupPeer, Isolation, Peer, Peers, Tier, TierPeer};
@@ -16,8 +13,8 @@ use netpolc_table::{Origin, SetId, TierAction, TierName, schema::Family};
 
 use crate::{
     deciding::{Blame, Deciding, Groups, SetKey},
-    index::AtomId,
-    membership::{Among, Atom, Membership, NamespaceScope, PortName},
+    index::{AtomId, IdMap},
+    membership::{Among, Atom, Atoms, Membership, NamespaceScope, PortName},
     policies::PolicySlot,
     rules::{
         Allowed, Ordered, Role, Rule, What, Who, allowed, node_ports, pods_atom, traffic,
@@ -74,7 +71,7 @@ pub(crate) struct Set {
     pub(crate) apart: BTreeSet<u8>,
     /// Rules that hold whatever the class.
     base: Vec<usize>,
-    by_atom: HashMap<AtomId, Vec<usize>>,
+    by_atom: IdMap<AtomId, Vec<usize>>,
     /// Those of what is tried included.
     names: BTreeSet<PortName>,
     /// What would hold if everything that is only tried were enforced, and who is behind it.
@@ -252,7 +249,7 @@ impl Set {
             gating: groups.map(|slot| slot.id.as_str().into()).collect(),
             apart: BTreeSet::new(),
             base: Vec::new(),
-            by_atom: HashMap::new(),
+            by_atom: IdMap::default(),
             names: BTreeSet::new(),
             tried: None,
         }
@@ -353,6 +350,21 @@ impl Set {
         let is_egress = self.key.direction == Direction::Egress;
         let services = membership.atoms().services().filter(move |_| is_egress);
         self.peers().chain(ports).chain(services)
+    }
+
+    /// Those of a class's members that make a difference to it, in the class's order: the part of
+    /// [`Set::looks_at`] that the class has.
+    pub(crate) fn sees(&self, members: &[AtomId], atoms: &Atoms) -> Vec<AtomId> {
+        let names = |atom: &AtomId| {
+            let by_tried = |tried: &(Set, Blame)| tried.0.by_atom.contains_key(atom);
+            self.by_atom.contains_key(atom) || self.tried.as_deref().is_some_and(by_tried)
+        };
+        let follows = |atom: &AtomId| match atoms.get(*atom) {
+            Atom::Port { name, .. } => self.names.contains(name),
+            Atom::Service { .. } => self.key.direction == Direction::Egress,
+            _ => false,
+        };
+        members.iter().copied().filter(|atom| names(atom) || follows(atom)).collect()
     }
 
     /// The origin of a rule for a peer.

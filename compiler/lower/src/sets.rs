@@ -16,7 +16,7 @@ use netpolc_table::{
 use crate::{
     deciding::{Deciding, SetKey},
     ids::{Acquired, Ids},
-    index::{AtomId, ByAtom},
+    index::{AtomId, ByAtom, IdMap},
     installed::directory,
     membership::{Atom, Atoms, Membership, PortName},
     output::Output,
@@ -31,7 +31,7 @@ pub(crate) struct Sets {
     ids: Ids<SetId>,
     by_key: HashMap<SetKey, SetId>,
     /// With how many endpoints use it.
-    sets: HashMap<SetId, (Set, usize)>,
+    sets: IdMap<SetId, (Set, usize)>,
     /// Sets with a rule for an atom, for a port name, and those that leave out ports of Services.
     by_atom: ByAtom<SetId>,
     by_name: HashMap<PortName, BTreeSet<SetId>>,
@@ -43,7 +43,7 @@ impl Sets {
         Self {
             ids: Ids::new(Numbered::Sets),
             by_key: HashMap::new(),
-            sets: HashMap::new(),
+            sets: IdMap::default(),
             by_atom: ByAtom::default(),
             by_name: HashMap::new(),
             egress: BTreeSet::new(),

@@ -128,7 +128,7 @@ pub fn run(rounds: u32, mut progress: impl FnMut(String)) -> Result<CompileRepor
     let mut ordered = cluster.clone();
     Ordered::default().add(&big, &mut ordered);
     let (mut without, mut with) = (Duration::MAX, Duration::MAX);
-    for _ in 0..rounds.min(3) {
+    for _ in 0..rounds.min(7) {
         drop(compile(&cluster, &mut without)?);
         compiler = compile(&ordered, &mut with)?;
     }

@@ -61,7 +61,7 @@ impl Section {
     /// Notes that `what` is `value` and should be at most `bound`; gives the cell for the bound.
     fn at_most(&mut self, what: &str, value: f64, bound: f64) -> String {
         if value > bound {
-            self.missed.push(format!("{what}: {value:.1}, should be at most {bound}"));
+            self.missed.push(format!("{what}: {value:.2}, should be at most {bound}"));
         }
         format!("<= {bound}")
     }
@@ -122,6 +122,7 @@ fn compiling(report: &CompileReport) -> Section {
     section.at_least("decoding JSON, MB/s", report.decode_mb_per_s, 100.0);
     section.at_most("compiling, ms", report.compile_ms, 1000.0);
     section.at_most("memory, MiB", report.peak_mib, 400.0);
+    section.at_most("tiers and groups, to none", report.ordered_ratio, 1.3);
     section.at_most("pod event, median, µs", report.event_us_p50, 50.0);
     section.at_most("pod event, 99th percentile, µs", report.event_us_p99, 1000.0);
     section

@@ -1,10 +1,14 @@
-//! The cluster that packets are measured on: one pod, policies by the thousand, 65,536 remote pods.
+//! The clusters that packets are measured on: one pod, policies by the thousand, 65,536 remote pods;
+//! also with tiers and security groups.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    Cluster, Isolation, Labels, Mode, Namespace, Namespaces, ObjectKey, Operator, Peer, Peers,
-    Phase, Pod, PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector,
+    Action, Cluster, GroupPeer, GroupRule, Isolation, Labels, Mode, Namespace, Namespaces,
+    ObjectKey, Operator, Peer, Peers, Phase, Pod, PodNetwork, Policy, Port, Ports, Priority,
+    Protocol, Requirement, Rule, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Selector,
+    Subject, Tier, TierApi, TierKey, TierPeer, TierPolicy, TierRule, Traffic,
 };
 use netpolc_table::schema::Family;
 
@@ -99,10 +103,82 @@ pub fn cluster(policies: usize) -> Cluster {
     cluster
 }
 
+/// How many ClusterNetworkPolicies each tier of [`ordered`] has.
+pub const TIER_POLICIES: u16 = 20;
+/// How many security groups the pod of [`ordered`] has.
+pub const GROUPS: u16 = 50;
+
+/// The same with policies in both tiers and security groups, which let the same packets pass: each
+/// policy of a tier decides about ports of its own, and only all groups together permit the ports
+/// that the NetworkPolicies do.
+pub fn ordered(policies: usize) -> Cluster {
+    let mut cluster = cluster(policies);
+    for number in 0..TIER_POLICIES {
+        for tier in [Tier::Admin, Tier::Baseline] {
+            let policy = tier_policy(tier, number);
+            cluster.tiers.insert(policy.key.clone(), policy);
+        }
+    }
+    let id = |number: u16| -> SecurityGroupId { format!("sg-{number}").into() };
+    for number in 0..GROUPS {
+        cluster.security.groups.insert(id(number), security_group(number));
+    }
+    let key = ObjectKey::new("bench", "groups");
+    let groups = (0..GROUPS).map(id).collect();
+    let pods = Some(Selector::default());
+    let policy = SecurityGroupPolicy { key: key.clone(), pods, accounts: None, groups };
+    cluster.security.policies.insert(key, policy);
+    cluster
+}
+
+fn tier_policy(tier: Tier, number: u16) -> TierPolicy {
+    let rules = |port: u16| {
+        let rule = |action, port| TierRule {
+            name: None,
+            action,
+            peers: vec![TierPeer::Pods {
+                namespaces: Selector::default(),
+                pods: of_group(number.into()),
+            }],
+            ports: Ports::Listed(vec![Port::Range {
+                protocol: Protocol::Tcp,
+                first: port,
+                last: port,
+            }]),
+        };
+        vec![rule(Action::Deny, port), rule(Action::Accept, port + 1), rule(Action::Pass, port + 2)]
+    };
+    TierPolicy {
+        key: TierKey { api: TierApi::Upstream, name: format!("{tier:?}-{number}").into() },
+        tier,
+        priority: Priority::new(number).expect("the API takes it"),
+        subject: Subject::default(),
+        ingress: rules(50_000 + 3 * number),
+        egress: rules(51_000 + 3 * number),
+        mode: Mode::Enforced,
+    }
+}
+
+/// Permits a part of the common ports, which overlaps with the next group's.
+fn security_group(number: u16) -> SecurityGroup {
+    let each = (LAST_PORT - FIRST_PORT + 1).div_ceil(GROUPS);
+    let first = FIRST_PORT + number * each;
+    let traffic = Traffic::Ports { protocol: Protocol::Tcp, first, last: first + each };
+    let of = |network: &str| {
+        let network: IpNetwork = network.parse().expect("a prefix");
+        GroupRule { id: None, traffic, peers: vec![GroupPeer::Network(network)] }
+    };
+    let rules = vec![of("0.0.0.0/0"), of("::/0")];
+    SecurityGroup { name: None, ingress: rules.clone(), egress: rules }
+}
+
 fn peer(group: usize) -> Peer {
+    Peer::Pods { namespaces: Namespaces::Matching(Selector::default()), pods: of_group(group) }
+}
+
+fn of_group(group: usize) -> Selector {
     let operator = Operator::In(vec![format!("g{group}").into()]);
-    let pods = Selector { requirements: vec![Requirement { key: "group".into(), operator }] };
-    Peer::Pods { namespaces: Namespaces::Matching(Selector::default()), pods }
+    Selector { requirements: vec![Requirement { key: "group".into(), operator }] }
 }
 
 /// Ranges that cover the common ports with boundaries of the policy's own (at multiples of 4), and
