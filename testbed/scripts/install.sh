@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # install.sh PURPOSE...: installs the packages that are missing (Debian, Ubuntu), each of which the
 # scripts that need it ask for. Purposes: rust (what builds netpolc and runs its demo), lab and kube
-# (what testbed/lab and testbed/kube need), browser (for pages), and single tools: nft, ipset, iptables, conntrack, ping,
-# sysctl. `.ci/run` runs this on a minimal system, so that what is forgotten here fails there.
+# (what testbed/lab and testbed/kube need), p4 (what reads P4Runtime in tests), browser (for pages), and
+# single tools: nft, ipset, iptables, conntrack, ping, sysctl. `.ci/run` runs this on a minimal system,
+# so that what is forgotten here fails there.
 set -euo pipefail
 
 missing=()
@@ -42,6 +43,12 @@ for purpose in "$@"; do
         conntrack) need conntrack conntrack ;;
         ping) need ping iputils-ping ;;
         sysctl) need sysctl procps ;;
+        p4)
+            need python3 python3
+            python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+            # pip fetches by HTTPS and brings no certificates of the machine.
+            [ -e "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" ] || missing+=(ca-certificates)
+            ;;
         *) echo "install.sh: unknown purpose $purpose" >&2; exit 2 ;;
     esac
 done

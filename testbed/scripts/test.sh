@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-testbed/scripts/install.sh rust nft ipset iptables conntrack ping sysctl lab kube browser
+testbed/scripts/install.sh rust nft ipset iptables conntrack ping sysctl lab kube browser p4
 if [ "$(id -u)" != 0 ]; then
     exec sudo --preserve-env=PATH,HOME,CARGO_HOME,RUSTUP_HOME,CARGO_TARGET_DIR,NETPOLC_CACHE "$0" "$@"
 fi

@@ -1,121 +1,169 @@
-//! A program as JSON, in the field names of P4Runtime's p4info, with its entries.
+//! A program as JSON in a form of netpolc's own, for programs that read tables without a parser of
+//! the text form. It is written as it is walked, so that the largest program needs no memory beside
+//! it.
 //!
-//! - Ids follow P4Runtime: the high byte is the kind (1 action, 2 table), the rest the place in the
-//!   schema from 1; fields and parameters count from 1. They do not depend on the entries.
-//! - A table's entries have the shape of P4Runtime's TableEntry (`match`, `action`, `priority`),
-//!   beside p4info's own fields. Values are hexadecimal, as wide as their field; `text` is the
-//!   entry as [`crate::text`] prints it, `origins` where it comes from.
-//! - Priority is nonzero exactly in tables with a range field, as P4Runtime demands. It is 1 for
-//!   all entries: they never overlap.
-//! - Actions that only a default uses are marked `DEFAULT_ONLY`, those that only entries use
-//!   `TABLE_ONLY`.
+//! - A table has its name, size, fields, actions, default and entries; `format` says that this is
+//!   no other tool's form. What tools for P4 read is in [`crate::p4`].
+//! - Values are what the text form has: numbers as numbers, everything else (addresses, prefixes,
+//!   protocols, hexadecimal numbers) as strings. A range is an object with `first` and `last`.
+//! - `text` is the entry as [`crate::text`] prints it, `origins` where it comes from.
 
-use serde_json::{Value as Json, json};
+use std::fmt::Display;
+
+use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
-    ActionId, Entry, Key, Match, Program, Table, TableId, Value,
-    schema::{ActionSpec, FieldSpec, Format, MatchKind},
-    text,
+    ActionId, Entry, Key, Match, Program, Table, TableId,
+    schema::{ActionSpec, FieldSpec, Format, TableSpec},
+    text::{self, Shown},
 };
 
+/// What the member `format` says.
+pub const FORMAT: &str = "netpolc tables, version 1";
+
 /// The whole program. Equal programs give equal JSON.
-pub fn p4info(program: &Program) -> Json {
-    json!({
-        "pkg_info": { "name": "netpolc", "arch": "netpolc" },
-        "tables": program.tables().map(table).collect::<Vec<_>>(),
-        "actions": ActionId::ALL.iter().map(|id| action(id.spec())).collect::<Vec<_>>(),
-    })
-}
+pub struct Tables<'a>(pub &'a Program);
 
-/// The P4Runtime id of a table.
-pub fn table_id(id: TableId) -> u32 {
-    0x0200_0000 | (id as u32 + 1)
-}
+/// A sequence that is made while it is written.
+struct Each<F>(F);
 
-/// The P4Runtime id of an action.
-pub fn action_id(id: ActionId) -> u32 {
-    0x0100_0000 | (id as u32 + 1)
-}
+struct One<'a>(&'a Table);
+struct Fields(&'static [FieldSpec]);
+struct Params(&'static ActionSpec);
+struct Call<'a>(&'a Entry);
+struct Arguments<'a>(&'a Entry);
+struct Line<'a>(TableId, &'a Key, &'a Entry);
+struct Keyed<'a>(&'static TableSpec, &'a Key);
+/// As the text form shows it.
+struct Text<T>(T);
 
-fn preamble(id: u32, name: &str) -> Json {
-    json!({ "id": id, "name": name, "alias": name })
-}
-
-fn action(spec: &ActionSpec) -> Json {
-    let param = |(i, (name, width, _)): (usize, &(&str, u8, Format))| json!({ "id": i + 1, "name": name, "bitwidth": width });
-    json!({
-        "preamble": preamble(action_id(spec.id), spec.name),
-        "params": spec.params.iter().enumerate().map(param).collect::<Vec<_>>(),
-    })
-}
-
-fn match_type(kind: MatchKind) -> &'static str {
-    match kind {
-        MatchKind::Exact => "EXACT",
-        MatchKind::Lpm => "LPM",
-        MatchKind::Range => "RANGE",
+impl Serialize for Tables<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("format", FORMAT)?;
+        map.serialize_entry("tables", &Each(|| self.0.tables().map(One)))?;
+        map.serialize_entry("actions", &Each(|| ActionId::ALL.iter().map(|id| Params(id.spec()))))?;
+        map.end()
     }
 }
 
-fn table(table: &Table) -> Json {
-    let spec = table.id.spec();
-    let field = |(i, f): (usize, &FieldSpec)| json!({ "id": i + 1, "name": f.name, "bitwidth": f.width, "match_type": match_type(f.kind) });
-    let scope =
-        |id: ActionId| if id == spec.default.0 { "TABLE_AND_DEFAULT" } else { "TABLE_ONLY" };
-    let default = spec.default.0;
-    let mut refs: Vec<Json> =
-        spec.actions.iter().map(|&id| json!({ "id": action_id(id), "scope": scope(id) })).collect();
-    if !spec.actions.contains(&default) {
-        refs.push(json!({ "id": action_id(default), "scope": "DEFAULT_ONLY" }));
+impl<I: Iterator<Item: Serialize>, F: Fn() -> I> Serialize for Each<F> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.0())
     }
-    json!({
-        "preamble": preamble(table_id(table.id), spec.name),
-        "match_fields": spec.fields.iter().enumerate().map(field).collect::<Vec<_>>(),
-        "action_refs": refs,
-        "const_default_action_id": action_id(default),
-        "initial_default_action": call(&Entry::new(default, spec.default.1), "arguments"),
-        "size": table.size,
-        "entries": table.entries.iter().map(|(k, e)| entry(table.id, k, e)).collect::<Vec<_>>(),
-    })
 }
 
-/// An action with its parameters; the list's name differs between p4info and P4Runtime.
-fn call(entry: &Entry, list: &str) -> Json {
-    let params = entry.action.spec().params.iter().enumerate();
-    let params =
-        params.map(|(i, (_, width, _))| json!({ "param_id": i + 1, "value": hex(entry.params[i].into(), *width) }));
-    json!({ "action_id": action_id(entry.action), list: params.collect::<Vec<_>>() })
+impl Serialize for One<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let Table { id, size, entries } = self.0;
+        let spec = id.spec();
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("name", spec.name)?;
+        map.serialize_entry("size", size)?;
+        map.serialize_entry("fields", &Fields(spec.fields))?;
+        let actions = || spec.actions.iter().map(|action| action.spec().name);
+        map.serialize_entry("actions", &Each(actions))?;
+        map.serialize_entry("default", &Call(&Entry::new(spec.default.0, spec.default.1)))?;
+        let lines = || entries.iter().map(|(key, entry)| Line(*id, key, entry));
+        map.serialize_entry("entries", &Each(lines))?;
+        map.end()
+    }
 }
 
-fn entry(table: TableId, key: &Key, entry: &Entry) -> Json {
-    let fields = table.spec().fields;
-    let one = |(i, m): (usize, &Match)| {
-        let width = fields.get(i).map_or(128, |f| f.width);
-        let mut json = match *m {
-            Match::Exact(value) => json!({ "exact": { "value": hex(value, width) } }),
-            Match::Lpm { value, length } => {
-                json!({ "lpm": { "value": hex(value, width), "prefix_len": length } })
+impl Serialize for Fields {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Field {
+            name: &'static str,
+            bits: u8,
+            #[serde(rename = "match")]
+            kind: &'static str,
+        }
+        let field = |f: &FieldSpec| Field { name: f.name, bits: f.width, kind: text::kind(f.kind) };
+        to.collect_seq(self.0.iter().map(field))
+    }
+}
+
+impl Serialize for Params {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Param {
+            name: &'static str,
+            bits: u8,
+        }
+        let params = || self.0.params.iter().map(|&(name, bits, _)| Param { name, bits });
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("name", self.0.name)?;
+        map.serialize_entry("params", &Each(params))?;
+        map.end()
+    }
+}
+
+impl Serialize for Call<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("action", self.0.action.spec().name)?;
+        map.serialize_entry("params", &Arguments(self.0))?;
+        map.end()
+    }
+}
+
+impl Serialize for Arguments<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut map = to.serialize_map(None)?;
+        for ((name, _, format), value) in self.0.action.spec().params.iter().zip(self.0.params()) {
+            match format {
+                Format::Decimal => map.serialize_entry(name, value)?,
+                _ => map.serialize_entry(name, &Text(Shown((*value).into(), *format)))?,
             }
-            Match::Range { low, high } => {
-                json!({ "range": { "low": hex(low.into(), width), "high": hex(high.into(), width) } })
-            }
-        };
-        json["field_id"] = json!(i + 1);
-        json
-    };
-    let ranged = fields.iter().any(|f| f.kind == MatchKind::Range);
-    let mut json = json!({
-        "match": key.fields().iter().enumerate().map(one).collect::<Vec<_>>(),
-        "action": { "action": call(entry, "params") },
-        "text": text::entry(table, key, &Entry::new(entry.action, entry.params)),
-        "origins": entry.origins.as_slice(),
-    });
-    if ranged {
-        json["priority"] = json!(1);
+        }
+        map.end()
     }
-    json
 }
 
-fn hex(value: Value, width: u8) -> String {
-    format!("{:#0digits$x}", value.get(), digits = 2 + usize::from(width.div_ceil(4)))
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let Line(table, key, entry) = *self;
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("key", &Keyed(table.spec(), key))?;
+        map.serialize_entry("action", entry.action.spec().name)?;
+        map.serialize_entry("params", &Arguments(entry))?;
+        map.serialize_entry("text", &text::entry(table, key, &entry.bare()))?;
+        map.serialize_entry("origins", entry.origins.as_slice())?;
+        map.end()
+    }
+}
+
+impl Serialize for Keyed<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Range {
+            first: u32,
+            last: u32,
+        }
+        let mut map = to.serialize_map(None)?;
+        for (field, found) in self.0.fields.iter().zip(self.1.fields()) {
+            map.serialize_key(field.name)?;
+            match *found {
+                Match::Exact(value) if field.format == Format::Decimal => {
+                    map.serialize_value(&value.low())?;
+                }
+                Match::Exact(value) => map.serialize_value(&Text(Shown(value, field.format)))?,
+                Match::Lpm { value, length } => {
+                    let shown = Shown(value, field.format);
+                    map.serialize_value(&Text(format_args!("{shown}/{length}")))?;
+                }
+                Match::Range { low, high } => {
+                    map.serialize_value(&Range { first: low, last: high })?;
+                }
+            }
+        }
+        map.end()
+    }
+}
+
+impl<T: Display> Serialize for Text<T> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&self.0)
+    }
 }

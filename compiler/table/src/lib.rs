@@ -4,7 +4,7 @@
 //! Here: ids ([`id`]), keys and entries ([`key`], [`entry`]), the tables a netpolc program consists
 //! of ([`schema`]), the program ([`program`]) and the atomic writes that change it ([`mod@write`]);
 //! what can be done with a program alone: look packets up ([`eval`]), go from one to another
-//! ([`delta`]), print, parse and check it ([`text`], [`json`], [`check`]), and cut out what
+//! ([`delta`]), print, parse and check it ([`text`], [`json`], [`p4`], [`check`]), and cut out what
 //! concerns one pod ([`slice`](mod@slice)). Not here: where entries come from (compiler/lower) and
 //! how a target stores them (targets/). No clock, no IO.
 
@@ -16,6 +16,7 @@ pub mod eval;
 pub mod id;
 pub mod json;
 pub mod key;
+pub mod p4;
 mod parse;
 pub mod program;
 pub mod schema;

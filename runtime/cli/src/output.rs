@@ -124,16 +124,79 @@ pub fn stdout() -> io::BufWriter<io::StdoutLock<'static>> {
     io::BufWriter::new(io::stdout().lock())
 }
 
-/// Prints a value as JSON, indented, with a line break at the end.
+/// How data for programs is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notation {
+    /// JSON, indented.
+    Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+/// Prints a value, with a line break at the end.
 ///
 /// # Errors
 /// Standard output cannot be written.
-pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+pub fn print_data(value: &impl serde::Serialize, notation: Notation) -> anyhow::Result<()> {
     let mut out = stdout();
-    serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from)?;
-    writeln!(out)?;
+    write_data(&mut out, value, notation)?;
     out.flush()?;
     Ok(())
+}
+
+/// Writes a value as it is walked, with a line break at the end.
+///
+/// # Errors
+/// `out` cannot be written.
+pub fn write_data(
+    out: &mut impl Write,
+    value: &impl serde::Serialize,
+    notation: Notation,
+) -> anyhow::Result<()> {
+    match notation {
+        Notation::Json => {
+            serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
+            writeln!(out)?;
+        }
+        Notation::Yaml => {
+            let mut yaml = Kept { out, failed: None };
+            let written = serde_saphyr::to_io_writer(&mut yaml, value);
+            // A reader that has gone away is no error, so its kind must not be lost.
+            if let Some(failed) = yaml.failed {
+                return Err(failed.into());
+            }
+            written?;
+        }
+    }
+    Ok(())
+}
+
+/// A writer that keeps its first error.
+struct Kept<'a, W> {
+    out: &'a mut W,
+    failed: Option<io::Error>,
+}
+
+impl<W: Write> Kept<'_, W> {
+    fn keep<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        result.map_err(|error| {
+            let kind = error.kind();
+            self.failed.get_or_insert(error);
+            kind.into()
+        })
+    }
+}
+
+impl<W: Write> Write for Kept<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes);
+        self.keep(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.out.flush();
+        self.keep(flushed)
+    }
 }
 
 /// Whether output is coloured.

@@ -84,6 +84,10 @@ fn every_form_of_output_is_there() {
     let json = run(&["compile", "-f", file, "-o", "json"], "");
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert!(json["tables"].as_array().is_some_and(|t| t.len() == TableId::ALL.len()));
+    assert_eq!(json["format"], netpolc_table::json::FORMAT, "it is no P4Info");
+    let yaml = run(&["compile", "-f", file, "-o", "yaml"], "");
+    let yaml: Value = serde_saphyr::from_str(text(&yaml.stdout)).unwrap();
+    assert_eq!(yaml, json);
     let table = run(&["compile", "-f", file, "-o", "table"], "");
     assert!(text(&table.stdout).contains("isolates default/test-network-policy"));
     let ebpf = run(&["compile", "-f", file, "--target", "ebpf"], "");

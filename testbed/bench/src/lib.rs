@@ -101,8 +101,8 @@ pub fn run(options: &Bench) -> anyhow::Result<Outcome> {
         }
         sections.push(section);
     }
-    if options.report == Report::Json {
-        output::print_json(&sections)?;
+    if let Some(notation) = options.report.notation() {
+        output::print_data(&sections, notation)?;
     }
     Ok(Outcome::of_problems(sections.iter().map(|s| s.missed.len()).sum()))
 }

@@ -37,10 +37,10 @@ pub(crate) fn print(state: &State, what: &str) -> Result<String, String> {
         ["text", ref rest @ ..] => Ok(text::print(&part(state, rest)?.0)),
         ["sets"] => Ok(sets(state)),
         ["plan"] => plan::text(state),
-        ["json", "actions"] => Ok(layout::json(&json::p4info(&Program::default())["actions"])),
+        ["json", "actions"] => Ok(layout::json(&tables_as_json(&Program::default())?["actions"])),
         ["json", ref rest @ ..] => {
             let (program, tables) = part(state, rest)?;
-            Ok(layout::json(&only(&json::p4info(&program), &tables)))
+            Ok(layout::json(&only(&tables_as_json(&program)?, &tables)))
         }
         ["filters", mode, ref rest @ ..] => filters::text(state, mode, rest),
         ["json-filters", mode, ref rest @ ..] => filters::json(state, mode, rest),
@@ -106,11 +106,15 @@ fn sets(state: &State) -> String {
     if lines.is_empty() { "no endpoints\n".into() } else { lines }
 }
 
-/// The wanted tables of p4info.
-fn only(p4info: &Value, tables: &[TableId]) -> Value {
+fn tables_as_json(program: &Program) -> Result<Value, String> {
+    serde_json::to_value(json::Tables(program)).map_err(|error| error.to_string())
+}
+
+/// The wanted tables.
+fn only(all: &Value, tables: &[TableId]) -> Value {
     let wanted = |table: &&Value| {
-        let name = table["preamble"]["name"].as_str().unwrap_or_default();
+        let name = table["name"].as_str().unwrap_or_default();
         tables.iter().any(|id| id.spec().name == name)
     };
-    p4info["tables"].as_array().into_iter().flatten().filter(wanted).cloned().collect()
+    all["tables"].as_array().into_iter().flatten().filter(wanted).cloned().collect()
 }

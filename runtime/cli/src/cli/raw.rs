@@ -5,7 +5,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::ask::{Diff, Explain, List, Test, Verify};
-use crate::judge::JudgeName;
+use crate::{judge::JudgeName, output::Notation};
 
 /// Compiles Kubernetes NetworkPolicies into match-action tables and enforces them with generated
 /// eBPF.
@@ -228,6 +228,9 @@ pub struct Compile {
     /// with representor, ice with prefilter]
     #[arg(long, value_name = "NAME")]
     pub driver: Option<String>,
+    /// With --target p4: how entries come into the tables [default: const]
+    #[arg(long, value_enum)]
+    pub entries: Option<P4Entries>,
     /// How to show it
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
@@ -272,6 +275,17 @@ pub enum CompileTarget {
     Ebpf,
     /// TC-flower filters
     Flower,
+    /// The pipeline as a P4_16 program for v1model
+    P4,
+}
+
+/// The ways in which entries come into the tables of a P4 program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum P4Entries {
+    /// As constants of the program
+    Const,
+    /// By P4Runtime: the program has none
+    AtRunTime,
 }
 
 /// The ways in which flower filters are used.
@@ -303,10 +317,16 @@ pub enum AlsoWatch {
 pub enum Format {
     /// The text form, which can be parsed again
     Text,
-    /// JSON with the field names of P4Runtime's p4info
+    /// JSON, for programs
     Json,
+    /// The same as YAML
+    Yaml,
     /// Tables for people, with the policies that entries come from
     Table,
+    /// The tables as P4Info, in Protocol Buffers' text format
+    P4info,
+    /// The entries as a WriteRequest of P4Runtime, in Protocol Buffers' text format
+    P4runtime,
 }
 
 /// The output formats of reports.
@@ -316,6 +336,19 @@ pub enum Report {
     Table,
     /// JSON, for programs
     Json,
+    /// The same as YAML
+    Yaml,
+}
+
+impl Report {
+    /// How it is written for programs; None: it is for people.
+    pub fn notation(self) -> Option<Notation> {
+        match self {
+            Report::Table => None,
+            Report::Json => Some(Notation::Json),
+            Report::Yaml => Some(Notation::Yaml),
+        }
+    }
 }
 
 /// The arguments of `netpolc eval`.

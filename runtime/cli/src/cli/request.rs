@@ -11,10 +11,11 @@ use netpolc_lower::Scope;
 use netpolc_policy::{ByDefault, ObjectKey};
 use netpolc_target_flower::{capability::Capabilities, lowered::Mode};
 
-use super::raw::{AgentTarget, Format, Report};
+use super::raw::{AgentTarget, Report};
 use crate::{
     command::{diff::Diff, expect::Test, explain::Explain, list::List, verify::Verify},
     judge::JudgeName,
+    output::Notation,
 };
 
 /// The command to run, with its options.
@@ -85,14 +86,31 @@ pub struct Compile {
 pub enum Show {
     /// The text form of tables, which can be parsed again.
     Text,
-    /// JSON with the names of P4Runtime's p4info.
-    Json,
+    /// JSON, or the same as YAML.
+    Data(Notation),
     /// Tables for people.
     Table,
     /// The eBPF target's maps and programs, for people or as JSON.
     Ebpf(Report),
     /// The flower target's filters.
     Flower(Flower),
+    /// The tables as P4Info.
+    P4Info,
+    /// The entries as a WriteRequest of P4Runtime.
+    P4Runtime,
+    /// The pipeline as a P4 program.
+    P4(netpolc_table::p4::Install),
+}
+
+/// The forms in which filters are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Lines of text.
+    Text,
+    /// JSON, or the same as YAML.
+    Data(Notation),
+    /// Tables for people.
+    Table,
 }
 
 /// The options of `netpolc compile --target flower`.
@@ -102,8 +120,8 @@ pub struct Flower {
     pub mode: Mode,
     /// The capabilities of the NIC's driver.
     pub capabilities: Capabilities,
-    /// The output format.
-    pub format: Format,
+    /// The form in which they are shown.
+    pub form: Form,
 }
 
 /// The options of `netpolc eval`.

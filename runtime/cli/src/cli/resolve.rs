@@ -18,21 +18,25 @@ use netpolc_cni::{
 use netpolc_kube_sync::{Families, watch::Kubeconfig};
 use netpolc_lower::Scope;
 use netpolc_policy::{ByDefault, ObjectKey, Unselected};
+use netpolc_table::p4::Install;
 use netpolc_target_flower::{lowered::Mode, quirks};
 
 use super::{
     ask::{self, AskInput, Live},
-    raw::{self, AlsoWatch, CompileTarget, FlowerMode, Format, Report},
+    raw::{self, AlsoWatch, CompileTarget, FlowerMode, Format, P4Entries, Report},
     request::{
-        Agent, Cni, Command, Compile, Desired, Eval, Flower, Input, Show, Source, Strictness,
+        Agent, Cni, Command, Compile, Desired, Eval, Flower, Form, Input, Show, Source, Strictness,
     },
 };
-use crate::command::{
-    diff::Diff,
-    expect::Test,
-    explain::Explain,
-    list::{self, List},
-    verify::Verify,
+use crate::{
+    command::{
+        diff::Diff,
+        expect::Test,
+        explain::Explain,
+        list::{self, List},
+        verify::Verify,
+    },
+    output::Notation,
 };
 
 /// Turns the parsed command line into a request.
@@ -46,15 +50,40 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             scope: c.node.map_or(Scope::Everywhere, |node| Scope::Node(node.into())),
             pod: c.pod.as_deref().map(pod).transpose()?,
             show: match (c.target, c.output) {
-                (CompileTarget::Flower, format) => Show::Flower(flower(c.mode, c.driver, format)?),
-                (CompileTarget::Tables | CompileTarget::Ebpf, _)
-                    if c.mode.is_some() || c.driver.is_some() =>
-                {
+                (
+                    CompileTarget::Ebpf | CompileTarget::Flower,
+                    Format::P4info | Format::P4runtime,
+                ) => {
+                    bail!("-o p4info and -o p4runtime show the tables; omit --target")
+                }
+                (target, _) if target != CompileTarget::P4 && c.entries.is_some() => {
+                    bail!("--entries applies to P4 programs only; add --target p4")
+                }
+                (CompileTarget::Flower, Format::Text) => flower(c.mode, c.driver, Form::Text)?,
+                (CompileTarget::Flower, Format::Table) => flower(c.mode, c.driver, Form::Table)?,
+                (CompileTarget::Flower, Format::Json) => {
+                    flower(c.mode, c.driver, Form::Data(Notation::Json))?
+                }
+                (CompileTarget::Flower, Format::Yaml) => {
+                    flower(c.mode, c.driver, Form::Data(Notation::Yaml))?
+                }
+                (_, _) if c.mode.is_some() || c.driver.is_some() => {
                     bail!("--mode and --driver apply to flower only; add --target flower")
                 }
+                (CompileTarget::Tables | CompileTarget::P4, Format::P4info) => Show::P4Info,
+                (CompileTarget::Tables | CompileTarget::P4, Format::P4runtime) => Show::P4Runtime,
+                (CompileTarget::P4, Format::Text) => Show::P4(match c.entries {
+                    None | Some(P4Entries::Const) => Install::Const,
+                    Some(P4Entries::AtRunTime) => Install::AtRunTime,
+                }),
+                (CompileTarget::P4, Format::Json | Format::Yaml | Format::Table) => {
+                    bail!("--target p4 shows a program, which is text; omit -o")
+                }
                 (CompileTarget::Tables, Format::Text) => Show::Text,
-                (CompileTarget::Tables, Format::Json) => Show::Json,
+                (CompileTarget::Tables, Format::Json) => Show::Data(Notation::Json),
+                (CompileTarget::Tables, Format::Yaml) => Show::Data(Notation::Yaml),
                 (CompileTarget::Tables, Format::Table) => Show::Table,
+                (CompileTarget::Ebpf, Format::Yaml) => Show::Ebpf(Report::Yaml),
                 (CompileTarget::Ebpf, Format::Json) => Show::Ebpf(Report::Json),
                 (CompileTarget::Ebpf, Format::Text | Format::Table) => Show::Ebpf(Report::Table),
             },
@@ -160,11 +189,7 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
 
 /// Resolves the options of flower. The default driver of a mode is the best-known one that supports
 /// it.
-fn flower(
-    mode: Option<FlowerMode>,
-    driver: Option<String>,
-    format: Format,
-) -> anyhow::Result<Flower> {
+fn flower(mode: Option<FlowerMode>, driver: Option<String>, form: Form) -> anyhow::Result<Show> {
     const SOFTWARE: &str = "software";
     let (mode, default) = match mode.unwrap_or(FlowerMode::Software) {
         FlowerMode::Representor => (Mode::Representor, "mlx5_core"),
@@ -185,7 +210,7 @@ fn flower(
     if mode != Mode::Software && driver == SOFTWARE {
         bail!("--driver software is not a NIC's driver; omit --mode, or give the driver of a NIC");
     }
-    Ok(Flower { mode, capabilities: quirks::capabilities(driver), format })
+    Ok(Show::Flower(Flower { mode, capabilities: quirks::capabilities(driver), form }))
 }
 
 fn is_stdin(path: &Path) -> bool {
@@ -406,6 +431,11 @@ mod tests {
             ("netpolc compile -f x --pod a/b/c", "namespace/name"),
             ("netpolc cni remove --file /etc/cni/net.d/10-x.conflist", "--conf-dir"),
             ("netpolc compile -f x --mode software", "--target flower"),
+            ("netpolc compile -f x --target p4 --mode software", "--target flower"),
+            ("netpolc compile -f x --entries const", "--target p4"),
+            ("netpolc compile -f x --target p4 -o json", "omit -o"),
+            ("netpolc compile -f x --target ebpf -o p4info", "omit --target"),
+            ("netpolc compile -f x --target flower -o p4runtime", "omit --target"),
             ("netpolc compile -f x --target flower --driver ice", "--mode prefilter"),
             (
                 "netpolc compile -f x --target flower --mode prefilter --driver e1000",

@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use netpolc_kube_sync::Absent;
 use netpolc_lower::{Compiler, Kind, Limits, Scope, Shares};
 use netpolc_policy::{Cluster, ObjectKey, audit};
-use netpolc_table::{EndpointId, Entry, Program, TableId, slice, text};
+use netpolc_table::{EndpointId, Entry, Program, TableId, json, p4, slice, text};
 
 use crate::{
     cli::request::{Compile, Show},
@@ -43,7 +43,10 @@ pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
         Show::Flower(_) => {
             "no filter compares with it; the eBPF target does, and `netpolc eval` tells of any packet"
         }
-        Show::Text | Show::Json | Show::Table | Show::Ebpf(_) => {
+        Show::P4Info | Show::P4Runtime | Show::P4(_) => {
+            "a P4 program does not compare with it, and `netpolc eval` tells of any packet"
+        }
+        Show::Text | Show::Data(_) | Show::Table | Show::Ebpf(_) => {
             "the table `tried` says where verdicts would differ, and `netpolc eval` tells of any packet"
         }
     };
@@ -63,11 +66,10 @@ pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
             super::flower::show(input, &compile.scope, compile.pod.as_ref(), flower, &mut out)?;
         }
         Show::Text => out.write_all(text::print(&program).as_bytes())?,
-        Show::Json => {
-            serde_json::to_writer_pretty(&mut out, &netpolc_table::json::p4info(&program))
-                .map_err(std::io::Error::from)?;
-            writeln!(out)?;
-        }
+        Show::Data(notation) => output::write_data(&mut out, &json::Tables(&program), *notation)?,
+        Show::P4Info => write!(out, "{}", p4::Info(&program))?,
+        Show::P4Runtime => write!(out, "{}", p4::Entries(&program))?,
+        Show::P4(install) => write!(out, "{}", p4::Source(&program, *install))?,
         Show::Table => out.write_all(tables(&program).as_bytes())?,
         Show::Ebpf(report) => super::ebpf::show(&program, *report, &mut out)?,
     }

@@ -49,8 +49,8 @@ pub fn show(program: &Program, report: Report, out: &mut impl Write) -> anyhow::
     });
     let entries = program.tables().filter(|t| t.id != TableId::Directory);
     let entries = entries.map(|t| (t.id.spec().name, t.entries.len()));
-    match report {
-        Report::Json => {
+    match report.notation() {
+        Some(notation) => {
             let maps: Vec<_> = maps
                 .map(|(name, key, value, entries, bytes)| {
                     json!({"name": name, "keySize": key, "valueSize": value, "maxEntries": entries, "bytes": bytes})
@@ -63,10 +63,9 @@ pub fn show(program: &Program, report: Report, out: &mut impl Write) -> anyhow::
             let entries: serde_json::Map<_, _> =
                 entries.map(|(name, count)| (name.into(), json!(count))).collect();
             let all = json!({"maps": maps, "entries": entries, "programs": programs});
-            serde_json::to_writer_pretty(&mut *out, &all).map_err(std::io::Error::from)?;
-            writeln!(out)?;
+            output::write_data(out, &all, notation)?;
         }
-        Report::Table => {
+        None => {
             let rows = maps.map(|(name, key, value, entries, bytes)| {
                 [
                     name.to_owned(),

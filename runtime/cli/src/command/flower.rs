@@ -4,11 +4,7 @@
 //!
 //! Not here: lowering, and the text and JSON forms of filters (`netpolc_target_flower`).
 
-use std::{
-    collections::BTreeMap,
-    io::{self, Write},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io::Write, sync::Arc};
 
 use anyhow::Context;
 use netpolc_lower::{Compiler, Scope};
@@ -25,7 +21,7 @@ use netpolc_target_flower::{
 use serde_json::Value;
 
 use crate::{
-    cli::{raw::Format, request::Flower},
+    cli::request::{Flower, Form},
     output,
 };
 
@@ -57,12 +53,12 @@ pub fn show(
         lowered.ports.retain(|port, _| port.name == name);
         lowered.spilled.retain(|spilled| spilled.port.name == name);
     }
-    match flower.format {
-        Format::Text => {
+    match flower.form {
+        Form::Text => {
             write!(out, "{}", head(flower, &budget))?;
             write!(out, "{}", text::print(&lowered))?;
         }
-        Format::Json => {
+        Form::Data(notation) => {
             let mut value = json::lowered(&lowered);
             value["driver"] = flower.capabilities.driver.clone().into();
             value["budget"] = if flower.mode == Mode::Software {
@@ -70,10 +66,9 @@ pub fn show(
             } else {
                 serde_json::to_value(budget)?
             };
-            serde_json::to_writer_pretty(&mut *out, &value).map_err(io::Error::from)?;
-            writeln!(out)?;
+            output::write_data(out, &value, notation)?;
         }
-        Format::Table => write!(out, "{}{}", head(flower, &budget), tables(&lowered))?,
+        Form::Table => write!(out, "{}{}", head(flower, &budget), tables(&lowered))?,
     }
     Ok(())
 }

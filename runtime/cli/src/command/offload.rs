@@ -37,9 +37,9 @@ pub fn run(interface: Option<&str>, report: Report) -> anyhow::Result<Outcome> {
         Some(name) => vec![detect::interface(name).context("--interface")?],
         None => detect::interfaces()?,
     };
-    match report {
-        Report::Json => output::print_json(&Offload { interfaces })?,
-        Report::Table => {
+    match report.notation() {
+        Some(notation) => output::print_data(&Offload { interfaces }, notation)?,
+        None => {
             let mut out = output::stdout();
             out.write_all(text(&interfaces, Colour::of_stdout()).as_bytes())?;
             out.flush()?;

@@ -21,9 +21,9 @@ use crate::{
 pub fn run(pin_dir: &Path, report: Report) -> anyhow::Result<Outcome> {
     output::needs_root("status")?;
     let status = collect(pin_dir)?;
-    match report {
-        Report::Json => output::print_json(&status)?,
-        Report::Table => {
+    match report.notation() {
+        Some(notation) => output::print_data(&status, notation)?,
+        None => {
             use std::io::Write;
             let mut out = output::stdout();
             out.write_all(text(&status, Colour::of_stdout()).as_bytes())?;
