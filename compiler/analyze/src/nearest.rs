@@ -16,12 +16,12 @@ use netpolc_policy::{
 };
 use serde::Serialize;
 
+pub(crate) use self::label::{nearest_labels, requirement};
+use self::measure::{labels, namespace_of, peer_failures, tier_peer_failures};
 pub use self::{
     failure::{Failure, Of, asked},
     label::closest,
 };
-pub(crate) use self::label::{nearest_labels, requirement};
-use self::measure::{labels, namespace_of, peer_failures, tier_peer_failures};
 use crate::traffic::TrafficSet;
 
 /// The packet that is asked about, seen from one end.

@@ -112,7 +112,8 @@ fn a_field_of_the_matrix_leads_to_the_explanation() {
     assert!(denied.contains("namespace tools has no label project"), "{denied}");
     let clicked = page.with_extension("clicked.html");
     let html = fs::read_to_string(&page).expect("the page");
-    let click = format!("<script>{{{CELL} cell('tools/probe', 'shop/db').click();}}</script></body>");
+    let click =
+        format!("<script>{{{CELL} cell('tools/probe', 'shop/db').click();}}</script></body>");
     fs::write(&clicked, html.replacen("</body>", &click, 1)).expect("a file");
     picture(&clicked, "list.png");
 }

@@ -63,6 +63,8 @@ pub enum StoryFormat {
     Markdown,
     /// For programs
     Json,
+    /// The same as YAML
+    Yaml,
 }
 
 /// The arguments of `netpolc list`.
@@ -111,6 +113,8 @@ pub enum ListFormat {
     Csv,
     /// For programs
     Json,
+    /// The same as YAML
+    Yaml,
     /// A graph, for Graphviz
     Dot,
     /// A page with a matrix and a graph, complete in one file

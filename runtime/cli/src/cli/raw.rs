@@ -169,8 +169,11 @@ Examples:
     #[command(subcommand, hide = true)]
     Cni(Cni),
     /// Mount a BPF file system at /sys/fs/bpf where there is none
-    #[command(hide = true, after_help = "Example, in a container that sees the node's /proc as /host/proc:
-  netpolc mount-bpffs --mount-namespace /host/proc/1/ns/mnt")]
+    #[command(
+        hide = true,
+        after_help = "Example, in a container that sees the node's /proc as /host/proc:
+  netpolc mount-bpffs --mount-namespace /host/proc/1/ns/mnt"
+    )]
     MountBpffs(MountBpffs),
     /// Watch policies work: a small web shop in network namespaces, with real packets
     #[command(disable_help_flag = true)]

@@ -12,6 +12,7 @@ use netpolc_analyze::{
 use netpolc_kube_sync::Absent;
 use netpolc_policy::Cluster;
 
+use super::list::data;
 use crate::{
     ask::{
         By,
@@ -21,7 +22,7 @@ use crate::{
     },
     cli::{ask::ListFormat, request::Input},
     input,
-    output::{self, Colour, Outcome},
+    output::{self, Colour, Notation, Outcome},
 };
 
 /// What is to be compared.
@@ -148,7 +149,8 @@ fn show(found: &Differences, units: &[Unit], format: ListFormat) -> anyhow::Resu
             }
             text
         }
-        ListFormat::Json => format!("{}\n", serde_json::to_string_pretty(found)?),
+        ListFormat::Json => data(found, Notation::Json)?,
+        ListFormat::Yaml => data(found, Notation::Yaml)?,
         ListFormat::Dot => dot(&edges(found)),
         ListFormat::Html => unreachable!("a page needs the input, too"),
     })

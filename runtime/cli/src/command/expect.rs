@@ -15,7 +15,7 @@ use crate::{
     },
     cli::{ask::StoryFormat, request::Input},
     input,
-    output::{self, Colour, Outcome},
+    output::{self, Colour, Notation, Outcome},
 };
 
 /// What is to be tested.
@@ -79,10 +79,8 @@ pub fn run(test: &Test) -> anyhow::Result<Outcome> {
     let missed = results.iter().filter(|result| !result.met).count();
     let mut out = output::stdout();
     match test.format {
-        StoryFormat::Json => {
-            serde_json::to_writer_pretty(&mut out, &results).map_err(std::io::Error::from)?;
-            writeln!(out)?;
-        }
+        StoryFormat::Json => output::write_data(&mut out, &results, Notation::Json)?,
+        StoryFormat::Yaml => output::write_data(&mut out, &results, Notation::Yaml)?,
         StoryFormat::Text => report(&mut out, &results, Style::Text(Colour::of_stdout()))?,
         StoryFormat::Markdown => report(&mut out, &results, Style::Markdown)?,
     }

@@ -13,7 +13,7 @@ use crate::{
     },
     cli::{ask::StoryFormat, request::Input},
     input,
-    output::{self, Colour, Outcome},
+    output::{self, Colour, Notation, Outcome},
 };
 
 /// What is to be explained.
@@ -46,7 +46,11 @@ pub fn run(explain: &Explain) -> anyhow::Result<Outcome> {
     let question = format!("{} -> {}", explain.source, explain.destination);
     let style = match explain.format {
         StoryFormat::Json => {
-            output::print_json(&stories)?;
+            output::print_data(&stories, Notation::Json)?;
+            return Ok(read);
+        }
+        StoryFormat::Yaml => {
+            output::print_data(&stories, Notation::Yaml)?;
             return Ok(read);
         }
         StoryFormat::Text => Style::Text(Colour::of_stdout()),

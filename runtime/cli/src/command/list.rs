@@ -24,7 +24,7 @@ use crate::{
     },
     cli::{ask::ListFormat, request::Input},
     input,
-    output::{self, Outcome},
+    output::{self, Notation, Outcome},
 };
 
 /// What is to be listed.
@@ -162,7 +162,8 @@ fn show(found: &[Connection], units: &[Unit], format: ListFormat) -> anyhow::Res
             }
             text
         }
-        ListFormat::Json => format!("{}\n", serde_json::to_string_pretty(found)?),
+        ListFormat::Json => data(&found, Notation::Json)?,
+        ListFormat::Yaml => data(&found, Notation::Yaml)?,
         ListFormat::Dot => {
             let edge = |connection: &Connection| Edge {
                 source: connection.source.to_string(),
@@ -174,6 +175,13 @@ fn show(found: &[Connection], units: &[Unit], format: ListFormat) -> anyhow::Res
         }
         ListFormat::Html => unreachable!("a page needs the input, too"),
     })
+}
+
+/// A value as text for programs.
+pub(super) fn data(value: &impl Serialize, notation: Notation) -> anyhow::Result<String> {
+    let mut text = Vec::new();
+    output::write_data(&mut text, value, notation)?;
+    Ok(String::from_utf8(text)?)
 }
 
 /// A unit that is open in some direction.
@@ -208,7 +216,8 @@ fn not_isolated(
         [open.name.to_string(), word(open.ingress).to_owned(), word(open.egress).to_owned()]
     };
     Ok(match format {
-        ListFormat::Json => format!("{}\n", serde_json::to_string_pretty(&open)?),
+        ListFormat::Json => data(&open, Notation::Json)?,
+        ListFormat::Yaml => data(&open, Notation::Yaml)?,
         ListFormat::Csv => {
             let lines = open.iter().map(|open| csv_line(cells(open)));
             format!("{}{}", csv_line(head), lines.collect::<String>())

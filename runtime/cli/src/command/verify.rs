@@ -88,9 +88,9 @@ pub fn run(verify: &Verify) -> anyhow::Result<Outcome> {
         compared: found.compared,
         disagreements: shown.collect(),
     };
-    match verify.report {
-        Report::Json => output::print_json(&verified)?,
-        Report::Table => text(&verified)?,
+    match verify.report.notation() {
+        Some(notation) => output::print_data(&verified, notation)?,
+        None => text(&verified)?,
     }
     let agreed = Outcome::of_problems(verified.disagreements.len());
     Ok(read.and(aside).and(agreed))
