@@ -77,6 +77,7 @@ const EDGES: &[(&str, &[&str])] = &[
 const ANY: &[&str] = &[
     "netpolc",
     "netpolc-agent",
+    "netpolc-analyze",
     "netpolc-host",
     "netpolc-kube-sync",
     "netpolc-lower",

@@ -221,3 +221,50 @@ fn tempfile() -> std::path::PathBuf {
     std::fs::create_dir(&folder).expect("a folder");
     folder
 }
+
+/// S62: what the stages said that did not decide stands before the rule that did.
+#[test]
+fn s62_the_way_through_tiers_is_told() {
+    let folder = tempfile();
+    let file = folder.join("tiers.yaml");
+    let tier = |name: &str, tier: &str, priority: u32, action: &str, port: u16| {
+        format!(
+            "---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {{name: {name}}}
+spec:
+  tier: {tier}
+  priority: {priority}
+  subject: {{namespaces: {{}}}}
+  ingress:
+  - action: {action}
+    from: [{{namespaces: {{}}}}]
+    protocols: [{{tcp: {{destinationPort: {{number: {port}}}}}}}]
+"
+        )
+    };
+    let policies = [
+        tier("pass", "Admin", 1, "Pass", 9187),
+        tier("no-ssh", "Admin", 2, "Deny", 22),
+        tier("quiet", "Baseline", 1, "Deny", 8080),
+    ];
+    std::fs::write(&file, policies.concat()).expect("a file");
+    let ask = |destination: &str| {
+        let file = file.to_str().expect("UTF-8");
+        text(&["explain", "tools/probe", destination, "-f", "-", "-f", file])
+    };
+    let passed = ask("shop/db:9187");
+    assert!(passed.contains("a rule of the Admin tier passes it on"), "{passed}");
+    assert!(passed.contains("ClusterNetworkPolicy pass spec.ingress[0], Pass"), "{passed}");
+    let refused = ask("shop/db:22");
+    assert!(
+        refused.contains("ClusterNetworkPolicy no-ssh (Admin tier, rule 0) denies it"),
+        "{refused}"
+    );
+    let baseline = ask("shop/web:8080");
+    assert!(baseline.contains("no rule of the Admin tier decides about it"), "{baseline}");
+    assert!(baseline.contains("no NetworkPolicy isolates the pod for ingress"), "{baseline}");
+    assert!(baseline.contains("quiet (Baseline tier, rule 0) denies it"), "{baseline}");
+    std::fs::remove_dir_all(folder).expect("it was there");
+}

@@ -56,6 +56,8 @@ pub enum BenchPart {
     Packet,
     /// Decoding, compiling and pod events of a big cluster
     Compile,
+    /// Lists, differences, explanations and proofs of big clusters
+    Ask,
     /// Real packets between two namespaces, against nftables and ipset (needs root, nft, ipset)
     Path,
     /// From a real API server's events to the kernel (needs root; builds Kubernetes from Debian's

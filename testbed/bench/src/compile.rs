@@ -195,7 +195,7 @@ fn events(cluster: &Cluster, compiler: &mut Compiler) -> Result<Times> {
 }
 
 /// The most memory that this process has had (VmHWM), in MiB.
-fn peak_mib() -> Result<f64> {
+pub(crate) fn peak_mib() -> Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap_or_default();
     let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().unwrap_or(f64::NAN);

@@ -6,9 +6,10 @@
 //! Here: the choice of parts and how results are shown. [`packet`] and [`rival`] run programs on
 //! single packets, [`compile`] decodes and compiles a big cluster, [`path`] sends real packets
 //! (through [`enforce`]), [`kube`] follows a real API server, [`flower`] installs filters,
-//! [`tenants`] lets one tenant do its worst, [`connections`] gives one pod very many connections.
+//! [`ask`] answers questions about big clusters, [`tenants`] lets one tenant do its worst, [`connections`] gives one pod very many connections.
 
 pub mod arguments;
+pub mod ask;
 pub mod compile;
 pub mod connections;
 pub mod enforce;
@@ -81,13 +82,14 @@ impl Section {
 /// Names what is missing on this machine.
 pub fn run(options: &Bench) -> anyhow::Result<Outcome> {
     let mut sections = Vec::new();
-    // Compiling comes first: it measures this process's memory.
-    use BenchPart::{Compile, Connections, Flower, Kube, Packet, Path, Tenants};
-    for part in [Compile, Packet, Path, Connections, Kube, Flower, Tenants] {
+    // Answers and compiling come first: they measure this process's memory.
+    use BenchPart::{Ask, Compile, Connections, Flower, Kube, Packet, Path, Tenants};
+    for part in [Ask, Compile, Packet, Path, Connections, Kube, Flower, Tenants] {
         if !options.parts.contains(&part) {
             continue;
         }
         let section = match part {
+            BenchPart::Ask => ask::run(progress)?,
             BenchPart::Compile => compiling(&compile::run(options.rounds, progress)?),
             BenchPart::Packet => packet::run(options.rounds)?,
             BenchPart::Kube => kube::run(progress)?,

@@ -69,6 +69,10 @@ pub struct SideStory {
     pub allowed: bool,
     /// Why, in a sentence.
     pub reason: String,
+    /// What the other stages said of it, in the order in which they are asked: tiers,
+    /// NetworkPolicies, security groups.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub way: Vec<String>,
     /// The rules and objects that the reason is about, and before them those that passed it on.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Quote>,
@@ -206,6 +210,7 @@ fn story(survey: &Survey, shadow: Option<&Cluster>, meant: &Meant, judged: &Judg
             end: end.clone(),
             allowed: side.reason.allows(),
             reason: reason::sentence(cluster, question, direction, side),
+            way: reason::way(cluster, direction, side),
             rules: reason::quotes(survey, direction, side),
         }),
         nearest,

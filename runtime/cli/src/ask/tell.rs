@@ -106,6 +106,9 @@ fn tell_side(out: &mut String, side: &SideStory, style: Style) {
         style.verdict(side.allowed),
         side.reason
     );
+    for stage in &side.way {
+        let _ = writeln!(out, "{}{stage}", bullet(style, 2));
+    }
     for Quote { what, at, text } in &side.rules {
         let at = at.as_ref().map(|at| format!("{at}: ")).unwrap_or_default();
         let text = text.as_ref().map(|text| format!("  {}", style.faint(text))).unwrap_or_default();

@@ -2,8 +2,8 @@
 
 use netpolc_kube_sync::Survey;
 use netpolc_policy::{
-    Cluster, Direction, Phase, PodNetwork,
-    oracle::{Party, Question, Reason, Side, TierPlace},
+    Cluster, Direction, Mode, Phase, PodNetwork, Tier,
+    oracle::{self, Party, Question, Reason, Side, TierPlace},
 };
 
 use super::{Quote, group_object, policy_object, tier_object};
@@ -84,6 +84,50 @@ fn not_policed(cluster: &Cluster, party: &Party) -> String {
         Some((name, _)) => format!("{address} is node {name}, to which no policy applies"),
         None => format!("{address} is no pod's address, and no policy applies to it"),
     }
+}
+
+/// What the stages said that did not decide, in the order in which they are asked (S62).
+pub(super) fn way(cluster: &Cluster, direction: Direction, side: &Side) -> Vec<String> {
+    let Some(pod) = side.pod.as_ref().and_then(|key| cluster.pods.get(key)) else {
+        return Vec::new();
+    };
+    let deciding = match &side.reason {
+        Reason::Accepted(place) => Some(place.tier),
+        Reason::Refused(places) => places.first().map(|place| place.tier),
+        Reason::Own | Reason::Node | Reason::Service | Reason::NotPoliced => return Vec::new(),
+        _ => None,
+    };
+    let is_about = |tier: Tier| {
+        cluster.tiers.values().any(|policy| {
+            policy.tier == tier
+                && policy.mode == Mode::Enforced
+                && !policy.rules(direction).is_empty()
+                && policy.is_about(cluster, pod)
+        })
+    };
+    let has_passed = |tier: Tier| side.passed.iter().any(|place| place.tier == tier);
+    let mut way = Vec::new();
+    let undecided = |tier: Tier| match has_passed(tier) {
+        true => format!("a rule of the {tier} tier passes it on"),
+        false => format!("no rule of the {tier} tier decides about it"),
+    };
+    if deciding != Some(Tier::Admin) && is_about(Tier::Admin) {
+        way.push(undecided(Tier::Admin));
+    }
+    if deciding == Some(Tier::Baseline) {
+        way.push(format!("no NetworkPolicy isolates the pod for {direction}"));
+    }
+    if side.reason == Reason::NotIsolated && is_about(Tier::Baseline) {
+        way.push(format!("no NetworkPolicy isolates the pod for {direction}"));
+        way.push(undecided(Tier::Baseline));
+    }
+    if side.reason.allows()
+        && let Some(groups) = oracle::groups_of(cluster, pod)
+    {
+        let names: Vec<String> = groups.iter().map(ToString::to_string).collect();
+        way.push(format!("security groups of the pod permit it: {}", names.join(", ")));
+    }
+    way
 }
 
 /// The rules that the reason is about, and before them those that passed the packet on.
