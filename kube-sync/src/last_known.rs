@@ -69,6 +69,7 @@ pub fn merge_last_known(loaded: Loaded, before: &Cluster, places: &Places) -> Me
         policies: group_policies,
         accounts,
         resolvers: _,
+        enforcement: _,
     } = security;
     let known = &before.security;
     let unscoped = |name: &Arc<str>| ObjectKey::new("", name.clone());

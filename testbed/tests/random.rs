@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use netpolc_policy::{
-    Action, Cluster, GroupPeer, Isolation, Mode, Namespaces, Peer, Peers, Phase, PodNetwork, Port,
-    Ports, Tier, TierPeer, Traffic, Unselected, oracle,
+    Action, Cluster, Enforcement, GroupPeer, Isolation, Mode, Namespaces, Peer, Peers, Phase,
+    PodNetwork, Port, Ports, Tier, TierPeer, Traffic, Unselected, oracle,
 };
 use netpolc_testbed::random::{Change, Claims, Rng, Shape, change, cluster, questions};
 
@@ -103,6 +103,7 @@ fn every_feature_of_the_model_occurs_and_verdicts_are_mixed() {
             Change::CloudInterface { .. } => "cloud interface",
             Change::SecurityGroupPolicy { .. } => "group policy",
             Change::Account { .. } => "account",
+            Change::Enforcement(_) => "enforcement",
             Change::Node { node, .. } => {
                 if node.is_some() {
                     "node"
@@ -116,7 +117,7 @@ fn every_feature_of_the_model_occurs_and_verdicts_are_mixed() {
             if oracle::judge(&cluster, &question).allowed { allowed += 1 } else { denied += 1 }
         }
     }
-    assert_eq!(seen.len(), 18 + 18 + 13 + 11 + 6 + 2, "{seen:?}");
+    assert_eq!(seen.len(), 18 + 18 + 13 + 11 + 6 + 2 + 3, "{seen:?}");
     assert!(allowed > 1000 && denied > 1000, "{allowed} allowed, {denied} denied");
 }
 
@@ -137,6 +138,10 @@ fn features(cluster: &Cluster, seen: &mut BTreeSet<&'static str>) {
         seen.insert(if pod.phase == Phase::Active { "active" } else { "finished" });
         seen.insert(if pod.network == PodNetwork::Own { "own network" } else { "host network" });
     }
+    seen.insert(match cluster.security.enforcement {
+        Enforcement::Strict => "strict",
+        Enforcement::Standard => "standard",
+    });
     let groups = cluster.security.groups.values();
     for rule in groups.flat_map(|group| group.ingress.iter().chain(&group.egress)) {
         seen.insert(match rule.traffic {

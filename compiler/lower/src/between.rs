@@ -28,6 +28,7 @@ pub fn between(old: &Cluster, new: &Cluster) -> Vec<Event> {
         policies: group_policies,
         accounts,
         resolvers,
+        enforcement,
     } = security;
     let mut events = Vec::new();
     differing(nodes, &new.nodes, |name, node| {
@@ -59,6 +60,9 @@ pub fn between(old: &Cluster, new: &Cluster) -> Vec<Event> {
     });
     if *resolvers != new.security.resolvers {
         events.push(Event::Resolvers(new.security.resolvers.clone()));
+    }
+    if *enforcement != new.security.enforcement {
+        events.push(Event::Enforcement(new.security.enforcement));
     }
     differing(services, &new.services, |key, service| {
         events.push(Event::Service { key: key.clone(), service: service.cloned() });

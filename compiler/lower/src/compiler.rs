@@ -382,6 +382,10 @@ impl Compiler {
                 let touched = self.security.set_resolvers(resolvers);
                 self.follow(touched);
             }
+            Event::Enforcement(enforcement) => {
+                let touched = self.security.set_enforcement(enforcement);
+                self.follow(touched);
+            }
             Event::Pod { key, pod } => self.set_pod(&key, pod),
             Event::Policy { key, policy } => self.set_policy(&key, policy),
             Event::Node { name, node } => self.nodes.set(&name, node.as_ref(), &mut self.work),
@@ -436,8 +440,15 @@ impl Compiler {
 
     /// Takes in all that is known of groups at once, before there are pods.
     fn load_security(&mut self, known: &SecurityGroups) {
-        let SecurityGroups { groups, prefix_lists, interfaces, policies, accounts, resolvers } =
-            known;
+        let SecurityGroups {
+            groups,
+            prefix_lists,
+            interfaces,
+            policies,
+            accounts,
+            resolvers,
+            enforcement,
+        } = known;
         for (id, group) in groups {
             self.security.set_group(id.clone(), Some(group.clone()));
         }
@@ -454,6 +465,7 @@ impl Compiler {
             self.security.set_account(key.clone(), Some(labels.clone()));
         }
         self.security.set_resolvers(resolvers.clone());
+        self.security.set_enforcement(*enforcement);
         let members = self.security.of_interfaces();
         self.follow(Touched { members, pods: true, rules: true });
     }
@@ -581,6 +593,7 @@ impl Compiler {
         let groups = security.map(|ids| Groups {
             slots: self.security.slots(ids),
             resolvers: self.security.resolvers(),
+            exempt: self.security.exempt_node(pod),
         });
         let wanted = Direction::BOTH.map(|direction| {
             let deciding = self.deciding(pod, direction, &groups);

@@ -44,6 +44,8 @@ pub(crate) struct Groups {
     pub(crate) slots: Vec<Arc<GroupSlot>>,
     /// The resolver's addresses, which they never block (S81).
     pub(crate) resolvers: Arc<[IpNetwork]>,
+    /// The node of which they do not judge packets: what stays on it (S82).
+    pub(crate) exempt: Option<Arc<str>>,
 }
 
 impl Deciding {

@@ -6,9 +6,9 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    ByDefault, InterfaceId, Labels, Namespace, NetworkInterface, Node, ObjectKey, Pod, Policy,
-    PrefixListId, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Service, Staged, TierKey,
-    TierPolicy,
+    ByDefault, Enforcement, InterfaceId, Labels, Namespace, NetworkInterface, Node, ObjectKey, Pod,
+    Policy, PrefixListId, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Service, Staged,
+    TierKey, TierPolicy,
 };
 use netpolc_table::{IfIndex, schema::Mac};
 
@@ -121,6 +121,8 @@ pub enum Event {
     },
     /// The addresses of the network's resolver beside those that every VPC has (S81): all of them.
     Resolvers(BTreeSet<IpAddr>),
+    /// Which packets of pods with security groups they judge (S82).
+    Enforcement(Enforcement),
     /// A node of the cluster.
     Node {
         /// As pods say where they are.

@@ -63,6 +63,7 @@ impl Leaf {
                 needed = true;
             }
             members.extend(membership.atoms_of_pods(address));
+            members.extend(membership.atom_of_node(address));
             // Also pods that no peer names have leaves: the incarnation keeps who gets the address
             // next from inheriting connections (S43).
             let mut mixed = None;

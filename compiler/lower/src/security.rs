@@ -1,4 +1,5 @@
-//! Security groups as they are known, and which of them a pod has (S75-S79).
+//! Security groups as they are known, which of them a pod has (S75-S79), and which of its packets
+//! they judge (S82).
 //!
 //! Not here: who is a member of a group ([`crate::membership`]), and what groups permit together
 //! ([`crate::order`]).
@@ -13,8 +14,8 @@ use std::{
 use crate::overflow::Diagnostic;
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    GroupPeer, InterfaceId, Labels, NetworkInterface, ObjectKey, Pod, PrefixListId, SecurityGroup,
-    SecurityGroupId, SecurityGroupPolicy, SecurityGroups, group::RESOLVERS,
+    Enforcement, GroupPeer, InterfaceId, Labels, NetworkInterface, ObjectKey, Pod, PrefixListId,
+    SecurityGroup, SecurityGroupId, SecurityGroupPolicy, SecurityGroups, group::RESOLVERS,
 };
 
 /// A security group with all that its rules name.
@@ -108,6 +109,13 @@ impl Security {
     pub(crate) fn set_resolvers(&mut self, resolvers: BTreeSet<IpAddr>) -> Touched {
         let rules = self.known.resolvers != resolvers;
         self.known.resolvers = resolvers;
+        Touched { rules, ..Touched::default() }
+    }
+
+    /// Replaces the packets that groups judge.
+    pub(crate) fn set_enforcement(&mut self, enforcement: Enforcement) -> Touched {
+        let rules = self.known.enforcement != enforcement;
+        self.known.enforcement = enforcement;
         Touched { rules, ..Touched::default() }
     }
 
@@ -227,6 +235,14 @@ impl Security {
     /// The groups that network interfaces have, each once.
     pub(crate) fn of_interfaces(&self) -> BTreeSet<SecurityGroupId> {
         self.known.interfaces.values().flat_map(|i| i.groups.iter().cloned()).collect()
+    }
+
+    /// The node within which groups do not judge the packets of a pod (S82); None: they judge all.
+    pub(crate) fn exempt_node(&self, pod: &Pod) -> Option<Arc<str>> {
+        match self.known.enforcement {
+            Enforcement::Strict => None,
+            Enforcement::Standard => pod.node.clone(),
+        }
     }
 
     /// The addresses of resolvers, which groups never block (S81).

@@ -132,6 +132,23 @@ impl Set {
             let source = self.add_source(Source::Implied("the network's resolver (S81)".into()));
             self.push(Rule { who, role, source, peer: None, ports: Arc::new(Allowed::Any) });
         }
+        if let Some(node) = &groups.exempt {
+            self.exempt(node, membership, work);
+        }
+    }
+
+    /// Lets through what stays on the pods' node (S82). What comes in from the node's own addresses
+    /// is not meant: what the node has sent is known otherwise, and the rest was forwarded.
+    fn exempt(&mut self, node: &Arc<str>, membership: &mut Membership, work: &mut Worklist) {
+        let source = self.add_source(Source::Implied("stays on the node (S82)".into()));
+        let pods = (Atom::PodsOn(node.clone()), Allowed::Any);
+        let own = || (Atom::Node(node.clone()), node_ports(&self.key.health_checks));
+        let own = (self.key.direction == Direction::Egress).then(own);
+        for (atom, ports) in [pods].into_iter().chain(own) {
+            let who = Who::Atom(self.acquire(atom, membership, work));
+            let ports = Arc::new(ports);
+            self.push(Rule { who, role: Role::Group, source, peer: None, ports });
+        }
     }
 
     fn who(&mut self, subject: Subject, membership: &mut Membership, work: &mut Worklist) -> Who {

@@ -73,7 +73,8 @@ impl Sets {
                 | Atom::Networks(_)
                 | Atom::Group(_)
                 | Atom::Node(_)
-                | Atom::Nodes(_) => sets.extend(self.by_atom.of(atom)),
+                | Atom::Nodes(_)
+                | Atom::PodsOn(_) => sets.extend(self.by_atom.of(atom)),
             }
         }
         sets

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use netpolc_lower::{Compiler, Diagnostic, Event, Scope, compile, verify};
 use netpolc_policy::{
-    Action, Cluster, GroupPeer, GroupRule, Grouping, IcmpVersion, Isolation, Mode, Namespace,
-    NetworkInterface, ObjectKey, Operator, Peers, Phase, Pod, PodNetwork, Policy, Port, Ports,
-    Priority, Protocol, Requirement, Rule, SecurityGroup, SecurityGroupPolicy, Selector, Staged,
-    Subject, Tier, TierApi, TierKey, TierPeer, TierPolicy, TierRule, Traffic,
+    Action, Cluster, Enforcement, GroupPeer, GroupRule, Grouping, IcmpVersion, Isolation, Mode,
+    Namespace, NetworkInterface, Node, ObjectKey, Operator, Peers, Phase, Pod, PodNetwork, Policy,
+    Port, Ports, Priority, Protocol, Requirement, Rule, SecurityGroup, SecurityGroupPolicy,
+    Selector, Staged, Subject, Tier, TierApi, TierKey, TierPeer, TierPolicy, TierRule, Traffic,
     oracle::{self, Party, Question, Reason, Transport},
 };
 use netpolc_table::{
@@ -209,6 +209,49 @@ fn s81_groups_never_block_the_resolver() {
     }
     let denied = Reason::Gated(vec!["sg-web".into()]);
     assert_eq!(reasons(&cluster, "10.1.0.2", "169.254.169.254", 53).0, denied);
+}
+
+/// A rule for nobody, so that only the mode decides; web moves to another node and back.
+#[test]
+fn s82_the_mode_standard_exempts_what_stays_on_the_node() {
+    let mut cluster = cluster();
+    let node = Node { addresses: vec!["10.9.0.1".parse().unwrap()], ..Node::default() };
+    cluster.nodes.insert("node-a".into(), node);
+    give(&mut cluster, "db");
+    cluster.security.groups.insert("sg-web".into(), SecurityGroup::default());
+    let denied = Reason::Gated(vec!["sg-web".into()]);
+    let with_web = |cluster: &Cluster| {
+        let out = reasons(cluster, "10.1.0.2", "10.1.0.1", 80).0;
+        (out, reasons(cluster, "10.1.0.1", "10.1.0.2", 80).1)
+    };
+    assert_eq!(with_web(&cluster), (denied.clone(), denied.clone()), "strict");
+    assert_eq!(reasons(&cluster, "10.1.0.2", "10.9.0.1", 80).0, denied, "strict");
+    let mut compiler = compile(&cluster, Scope::Node("node-a".into())).unwrap();
+    cluster.security.enforcement = Enforcement::Standard;
+    compiler.apply(Event::Enforcement(Enforcement::Standard)).unwrap();
+    assert_eq!(verify(&cluster, &compiler, 3), []);
+    assert_eq!(with_web(&cluster), (Reason::NotIsolated, Reason::NotIsolated));
+    assert_eq!(reasons(&cluster, "10.1.0.2", "10.9.0.1", 80).0, Reason::NotIsolated);
+    assert_eq!(reasons(&cluster, "10.1.0.2", "10.9.0.2", 80).0, denied, "another node");
+    // NetworkPolicies judge it all the same.
+    let closed = policy("closed", Mode::Enforced, &[81]);
+    cluster.policies.insert(closed.key.clone(), closed.clone());
+    assert!(matches!(with_web(&cluster).1, Reason::Denied(_)));
+    cluster.policies.remove(&closed.key);
+    for (node, expected) in [("node-b", denied), ("node-a", Reason::NotIsolated)] {
+        let web = cluster.pods.get_mut(&ObjectKey::new("shop", "web")).unwrap();
+        web.node = Some(node.into());
+        compiler.apply(Event::Pod { key: web.key.clone(), pod: Some(web.clone()) }).unwrap();
+        assert_eq!(verify(&cluster, &compiler, 3), [], "web on {node}");
+        assert_eq!(with_web(&cluster), (expected.clone(), expected), "web on {node}");
+    }
+    // An address that a pod of another node claims too is exempt for neither.
+    let far = Pod { node: Some("node-b".into()), ..pod("far", "10.1.0.1") };
+    compiler.apply(Event::Pod { key: far.key.clone(), pod: Some(far.clone()) }).unwrap();
+    cluster.pods.insert(far.key.clone(), far);
+    assert_eq!(verify(&cluster, &compiler, 3), []);
+    let denied = Reason::Gated(vec!["sg-web".into()]);
+    assert_eq!(with_web(&cluster), (denied.clone(), denied));
 }
 
 #[test]

@@ -28,6 +28,7 @@ fn event(change: Change) -> Event {
         Change::PrefixList { id, entries } => Event::PrefixList { id, entries },
         Change::CloudInterface { id, interface } => Event::CloudInterface { id, interface },
         Change::SecurityGroupPolicy { key, policy } => Event::SecurityGroupPolicy { key, policy },
+        Change::Enforcement(enforcement) => Event::Enforcement(enforcement),
         Change::Account { key, labels } => Event::Account { key, labels },
         Change::Node { name, node } => Event::Node { name, node },
         Change::Service { key, service } => Event::Service { key, service },

@@ -1,4 +1,5 @@
-//! Security Groups for Pods: what a cloud's groups permit, and which pods have them (S75-S83).
+//! Security Groups for Pods: what a cloud's groups permit, which pods have them, and which packets
+//! they judge (S75-S83).
 //!
 //! Here: groups, prefix lists and network interfaces as the EC2 API describes them, and the
 //! SecurityGroupPolicies that give groups to pods. Not here: what follows for a packet (the oracle,
@@ -80,6 +81,20 @@ pub struct SecurityGroups {
     /// Addresses of the network's own resolver, beside [`RESOLVERS`]: groups never block them
     /// (S81).
     pub resolvers: BTreeSet<IpAddr>,
+    /// Which packets of a pod with groups they judge (S82).
+    pub enforcement: Enforcement,
+}
+
+/// Which packets of a pod with groups they judge (S82). The names are those of the VPC CNI's
+/// `POD_SECURITY_GROUP_ENFORCING_MODE`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Enforcement {
+    /// Every packet at the pod's interface, also from the pods of its node and from the node
+    /// itself.
+    #[default]
+    Strict,
+    /// Those that come from elsewhere than the pod's node, or go elsewhere.
+    Standard,
 }
 
 /// The addresses of a VPC's resolver that are the same in each of them (S81).

@@ -22,8 +22,8 @@ pub mod tier;
 pub use by_default::{ByDefault, Unselected};
 pub use frontend::{Frontend, FrontendPort, Frontends, IpFamily, Reach, Target};
 pub use group::{
-    GroupPeer, GroupRule, Grouping, IcmpVersion, InterfaceId, NetworkInterface, PrefixListId,
-    SecurityGroup, SecurityGroupId, SecurityGroupPolicy, SecurityGroups, Traffic,
+    Enforcement, GroupPeer, GroupRule, Grouping, IcmpVersion, InterfaceId, NetworkInterface,
+    PrefixListId, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, SecurityGroups, Traffic,
 };
 pub use labels::Labels;
 pub use model::*;

@@ -40,7 +40,7 @@ use netpolc_kube_sync::Change;
 use netpolc_lower::{
     Aside, Compiler, Diagnostic, Event, Limits, Overflow, Room, Scope, Shares, Wire,
 };
-use netpolc_policy::{ByDefault, Cluster, ObjectKey, Pod};
+use netpolc_policy::{ByDefault, Cluster, Enforcement, ObjectKey, Pod};
 use netpolc_table::{delta, eval, schema::Word};
 use netpolc_target::{Capabilities, NodeTarget};
 
@@ -128,6 +128,7 @@ pub struct Agent<H, N> {
     cluster: Cluster,
     /// What becomes of pods that no policy isolates; what `cluster` has as of the last update.
     by_default: ByDefault,
+    enforcement: Enforcement,
     /// The pods of this node to which policies apply, whether any selects them or not.
     local: BTreeSet<ObjectKey>,
     /// The host-side interfaces of local pods, as the compiler knows them, and how they were found.
@@ -168,6 +169,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             node,
             cluster: Cluster::default(),
             by_default: ByDefault::default(),
+            enforcement: Enforcement::default(),
             local: BTreeSet::new(),
             interfaces,
             wire: Wire::default(),
@@ -194,6 +196,12 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         self.by_default = by_default;
     }
 
+    /// Sets which packets of pods with security groups they judge (S82). It counts as
+    /// [`Agent::set_default`] does.
+    pub fn set_enforcement(&mut self, enforcement: Enforcement) {
+        self.enforcement = enforcement;
+    }
+
     /// Makes the kernel enforce the policies of `cluster`. Where that fails, what was enforced
     /// stays (S59), and [`Agent::retry`] or the next update tries again.
     ///
@@ -203,6 +211,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
     pub fn update(&mut self, mut cluster: Cluster) -> Result<Report, Error> {
         let began = Instant::now();
         cluster.by_default = self.by_default.clone();
+        cluster.security.enforcement = self.enforcement;
         let mut events =
             if self.loaded { netpolc_lower::between(&self.cluster, &cluster) } else { vec![] };
         let rescan = !self.loaded || events.iter().any(|event| self.may_move(event, &cluster));

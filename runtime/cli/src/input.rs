@@ -40,6 +40,7 @@ pub fn read(input: &Input, absent: Absent) -> anyhow::Result<(Survey, Outcome)> 
         );
     }
     survey.loaded.cluster.by_default = input.by_default.clone();
+    survey.loaded.cluster.security.enforcement = input.enforcement;
     // What a cluster was asked for and does not have is not missing; it has no objects for groups
     // that nobody manages there.
     let whole = input.cluster.is_some();

@@ -296,6 +296,16 @@ fn s91_the_chart_tells_the_agent_what_is_isolated_by_default() {
 }
 
 #[test]
+fn s82_the_chart_tells_the_agent_which_packets_groups_judge() {
+    for (mode, expected) in [("strict", None), ("standard", Some("--security-groups=standard"))] {
+        let objects = chart(&["-set", &format!("policies.securityGroupEnforcement={mode}")]);
+        let arguments = pod(&objects)["containers"][0]["args"].as_array().unwrap().clone();
+        let mut arguments = arguments.iter().map(|argument| argument.as_str().unwrap());
+        assert_eq!(arguments.find(|a| a.starts_with("--security-groups")), expected, "{mode}");
+    }
+}
+
+#[test]
 fn options_of_the_chart_do_what_they_say() {
     let objects = chart(&["-set", "cni.enabled=false", "-set", "mountBpffs=false"]);
     assert_eq!(names(&pod(&objects)["initContainers"]), Vec::<&str>::new());

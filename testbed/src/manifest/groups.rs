@@ -11,8 +11,15 @@ use super::{insert, selector};
 
 /// All of it: outputs of the EC2 API, one of each kind that is needed, and objects of the cluster.
 pub fn security(security: &SecurityGroups) -> Vec<Value> {
-    let SecurityGroups { groups, prefix_lists, interfaces, policies, accounts, resolvers: _ } =
-        security;
+    let SecurityGroups {
+        groups,
+        prefix_lists,
+        interfaces,
+        policies,
+        accounts,
+        resolvers: _,
+        enforcement: _,
+    } = security;
     let (mut described, mut rules) = (Vec::new(), Vec::new());
     for (id, group) in groups {
         for direction in Direction::BOTH {

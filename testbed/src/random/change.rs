@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    ByDefault, Cluster, InterfaceId, Labels, Namespace, NetworkInterface, Node, ObjectKey, Phase,
-    Pod, Policy, PrefixListId, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Service,
-    Staged, TierKey, TierPolicy,
+    ByDefault, Cluster, Enforcement, InterfaceId, Labels, Namespace, NetworkInterface, Node,
+    ObjectKey, Phase, Pod, Policy, PrefixListId, SecurityGroup, SecurityGroupId,
+    SecurityGroupPolicy, Service, Staged, TierKey, TierPolicy,
 };
 
 use super::{Rng, Shape, groups, objects, tiers};
@@ -94,6 +94,8 @@ pub enum Change {
         /// Its labels; None removes it.
         labels: Option<Labels>,
     },
+    /// Security groups judge other packets from now on.
+    Enforcement(Enforcement),
     /// A node comes, changes or goes.
     Node {
         /// The object's name.
@@ -124,6 +126,7 @@ impl Change {
             Change::SecurityGroupPolicy { key, policy } => {
                 set(&mut cluster.security.policies, key, policy)
             }
+            Change::Enforcement(enforcement) => cluster.security.enforcement = enforcement,
             Change::Account { key, labels } => set(&mut cluster.security.accounts, key, labels),
             Change::Node { name, node } => set(&mut cluster.nodes, name, node),
         }

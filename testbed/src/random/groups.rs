@@ -8,9 +8,9 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    Cluster, GroupPeer, GroupRule, Grouping, IcmpVersion, InterfaceId, Mode, NetworkInterface,
-    ObjectKey, Policy, Protocol, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Staged,
-    Traffic,
+    Cluster, Enforcement, GroupPeer, GroupRule, Grouping, IcmpVersion, InterfaceId, Mode,
+    NetworkInterface, ObjectKey, Policy, Protocol, SecurityGroup, SecurityGroupId,
+    SecurityGroupPolicy, Staged, Traffic,
 };
 
 use super::{
@@ -89,10 +89,15 @@ fn account(rng: &mut Rng) -> Arc<str> {
     }
 }
 
+/// Which packets groups judge.
+pub(super) fn enforcement(rng: &mut Rng) -> Enforcement {
+    if rng.chance(50) { Enforcement::Strict } else { Enforcement::Standard }
+}
+
 /// Something that may happen to groups or to who has them.
 pub fn change(rng: &mut Rng) -> Change {
     let stays = !rng.chance(20);
-    match rng.below(10) {
+    match rng.below(11) {
         0..3 => {
             let id: SecurityGroupId = format!("sg-{}", rng.below(5)).into();
             let group = stays.then(|| group(rng, id.as_str()));
@@ -114,6 +119,7 @@ pub fn change(rng: &mut Rng) -> Change {
             let policy = stays.then(|| group_policy(rng, key.clone()));
             Change::SecurityGroupPolicy { key, policy }
         }
+        9 => Change::Enforcement(enforcement(rng)),
         _ => {
             let key = ObjectKey::new(format!("n{}", rng.below(3)), account(rng));
             Change::Account { key, labels: stays.then(|| labels(rng)) }

@@ -76,6 +76,7 @@ pub fn cluster(rng: &mut Rng, shape: &Shape) -> Cluster {
     }
     if shape.groups && rng.chance(33) {
         groups::security(rng, &mut cluster);
+        cluster.security.enforcement = groups::enforcement(rng);
     }
     // Mostly as Kubernetes has it, so that other tests see pods that no policy isolates.
     if rng.chance(25) {

@@ -49,6 +49,8 @@ pub(crate) enum Atom {
     Node(Arc<str>),
     /// The addresses of the nodes with these labels (S71).
     Nodes(Selector),
+    /// The addresses of the pods on a node (S82).
+    PodsOn(Arc<str>),
     /// Addresses with these ranges of ports of Services (S48), for everybody or for the pods of one
     /// node. No rule names it; what rules for egress grant leaves its ports out.
     Service { node: Option<Arc<str>>, ports: Box<[PortRange]> },
@@ -69,6 +71,7 @@ impl Atom {
             Atom::Port { name, number } => format!("port {}={number}", name.name).into(),
             Atom::Node(node) => node.clone(),
             Atom::Nodes(_) => "nodes".into(),
+            Atom::PodsOn(node) => format!("pods on {node}").into(),
             Atom::Networks(_) => "prefix list".into(),
             Atom::Group(id) => format!("group {id}").into(),
             Atom::Service { .. } => "Service".into(),
@@ -165,6 +168,7 @@ impl Atoms {
             | Atom::Group(_)
             | Atom::Node(_)
             | Atom::Nodes(_)
+            | Atom::PodsOn(_)
             | Atom::Service { .. } => false,
         }
     }
@@ -254,7 +258,8 @@ impl Atoms {
             | Atom::Networks(_)
             | Atom::Group(_)
             | Atom::Port { .. }
-            | Atom::Node(_) => {}
+            | Atom::Node(_)
+            | Atom::PodsOn(_) => {}
         }
         self.ids.insert(atom, id);
         id
@@ -296,7 +301,8 @@ impl Atoms {
             | Atom::Networks(_)
             | Atom::Group(_)
             | Atom::Port { .. }
-            | Atom::Node(_) => {}
+            | Atom::Node(_)
+            | Atom::PodsOn(_) => {}
         }
         self.retired.push(id);
     }

@@ -121,6 +121,15 @@ impl Membership {
         owners.iter().flat_map(group).copied().filter(is_member).collect()
     }
 
+    /// The atom of the pods on one node, where all pods that have this address are there and a live
+    /// set asks for it.
+    pub(crate) fn atom_of_node(&self, address: IpAddr) -> Option<AtomId> {
+        let mut nodes = self.owners(address).map(|owner| owner.pod.node.as_ref());
+        let node = nodes.next()??;
+        let is_sole = nodes.all(|other| other == Some(node));
+        self.atoms.find(&Atom::PodsOn(node.clone())).filter(|_| is_sole)
+    }
+
     /// Does some live block or except begin at this prefix?
     pub(crate) fn is_boundary(&self, prefix: Prefix) -> bool {
         self.blocks.is_boundary(prefix)
@@ -272,6 +281,7 @@ impl Membership {
             }
             Atom::Node(node) => work.touch_node(node),
             Atom::Nodes(_) => work.touch_nodes(),
+            Atom::PodsOn(node) => self.touch_pods_on(node, work),
             // Its groups join one by one.
             Atom::Port { .. } => {}
             // Who makes it knows its address.
@@ -304,9 +314,16 @@ impl Membership {
             }
             Atom::Node(node) => work.touch_node(node),
             Atom::Nodes(_) => work.touch_nodes(),
+            Atom::PodsOn(node) => self.touch_pods_on(node, work),
             Atom::Service { .. } => {}
         }
         self.atoms.retire(id);
+    }
+
+    /// The addresses of a node's pods may be members of another atom.
+    fn touch_pods_on(&self, node: &Arc<str>, work: &mut Worklist) {
+        let here = self.pods.iter().filter(|(_, pod)| pod.node.as_ref() == Some(node));
+        here.flat_map(|(_, pod)| &pod.addresses).for_each(|address| work.touch_address(*address));
     }
 
     fn selects(&self, atom: AtomId, group: GroupId) -> bool {

@@ -398,6 +398,7 @@ impl Shares {
             | Event::SecurityGroupPolicy { .. }
             | Event::Account { .. }
             | Event::Resolvers(_)
+            | Event::Enforcement(_)
             | Event::Node { .. }
             | Event::Interface { .. }
             | Event::Wire(_) => false,

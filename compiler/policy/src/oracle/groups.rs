@@ -1,12 +1,12 @@
 //! The oracle's answer where a pod has security groups: a gate beside tiers and NetworkPolicies,
-//! which a packet has to pass too (S62, S75-S81).
+//! which a packet has to pass too (S62, S75-S82).
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use super::Case;
 use crate::{
-    Cluster, Direction, GroupPeer, GroupRule, IcmpVersion, Pod, SecurityGroupId, Selector, Traffic,
-    group::RESOLVERS,
+    Cluster, Direction, Enforcement, GroupPeer, GroupRule, IcmpVersion, Pod, SecurityGroupId,
+    Selector, Traffic, group::RESOLVERS,
 };
 
 /// What groups say of a packet.
@@ -22,6 +22,9 @@ pub(super) enum Gate {
 
 pub(super) fn gate(case: &Case) -> Gate {
     let Some(groups) = of_pod(case.cluster, case.pod) else { return Gate::Absent };
+    if case.cluster.security.enforcement == Enforcement::Standard && stays_on_node(case) {
+        return Gate::Permits;
+    }
     let resolvers = RESOLVERS.iter().chain(&case.cluster.security.resolvers);
     if case.direction == Direction::Egress && resolvers.into_iter().any(|r| *r == case.remote) {
         return Gate::Permits;
@@ -32,6 +35,13 @@ pub(super) fn gate(case: &Case) -> Gate {
         true => Gate::Permits,
         false => Gate::Denies(groups.into_iter().collect()),
     }
+}
+
+/// S82: is the remote an address of the pod's own node, or of pods on it?
+fn stays_on_node(case: &Case) -> bool {
+    let remote = super::claimants(case.cluster, case.remote);
+    let is_beside = |pod: &&Pod| pod.node.is_some() && pod.node == case.pod.node;
+    super::with_own_node(case) || !remote.is_empty() && remote.iter().all(is_beside)
 }
 
 /// S75: None where the pod has no group, so that groups say nothing about it. An interface that is

@@ -52,6 +52,7 @@ pub async fn serve(
     let mut supervisor =
         Supervisor::new(options.node.clone(), options.pin_dir.clone(), metrics, host, network)?;
     supervisor.agent.set_default(options.by_default.clone());
+    supervisor.agent.set_enforcement(options.enforcement);
     // The supervisor is on hold even where the target is empty: policies must not be applied to a
     // part of the cluster.
     supervisor.on_hold = true;

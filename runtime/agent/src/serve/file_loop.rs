@@ -40,6 +40,7 @@ pub async fn serve(
     let mut supervisor =
         Supervisor::new(options.node.clone(), options.pin_dir.clone(), metrics, host, network)?;
     supervisor.agent.set_default(options.by_default.clone());
+    supervisor.agent.set_enforcement(options.enforcement);
     tokio::pin!(stop);
     files.read();
     let mut retry = Retry::default();

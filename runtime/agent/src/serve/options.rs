@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use netpolc_policy::ByDefault;
+use netpolc_policy::{ByDefault, Enforcement};
 
 /// What an operator can choose about an agent.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub struct Options {
     pub startup_taint: Option<String>,
     /// What becomes of pods that no policy isolates, in namespaces that do not say so (S90).
     pub by_default: ByDefault,
+    /// Which packets of pods with security groups they judge (S82).
+    pub enforcement: Enforcement,
     /// Whether the agent ends after one pass.
     pub passes: Passes,
 }
@@ -35,6 +37,7 @@ impl Options {
             cni_socket: None,
             startup_taint: None,
             by_default: ByDefault::default(),
+            enforcement: Enforcement::default(),
             passes,
         }
     }

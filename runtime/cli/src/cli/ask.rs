@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::raw::{ByDefault, Report};
+use super::raw::{ByDefault, Groups, Report};
 use crate::ask::By;
 
 /// The arguments that say what a question is about. Files are named one by one, so that the ends of
@@ -24,6 +24,9 @@ pub struct AskInput {
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
     pub by_default: ByDefault,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub groups: Groups,
 }
 
 /// The arguments that name a live cluster.
@@ -141,6 +144,9 @@ pub struct Diff {
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
     pub by_default: ByDefault,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub groups: Groups,
     /// How to show it
     #[arg(short, long, value_enum, default_value_t = ListFormat::Text)]
     pub output: ListFormat,

@@ -255,6 +255,9 @@ pub struct Input {
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
     pub by_default: ByDefault,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub groups: Groups,
 }
 
 /// The arguments that say what becomes of pods that no policy isolates.
@@ -267,6 +270,23 @@ pub struct ByDefault {
     /// Namespaces that --isolate-by-default leaves alone, joined by commas
     #[arg(long, value_name = "NAMESPACE", value_delimiter = ',', requires = "isolate_by_default")]
     pub isolate_by_default_except: Vec<String>,
+}
+
+/// The arguments about security groups.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Groups {
+    /// Which packets of a pod the security groups that it has judge
+    #[arg(long, value_enum, default_value_t = SecurityGroups::Strict)]
+    pub security_groups: SecurityGroups,
+}
+
+/// Which packets of a pod its security groups judge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SecurityGroups {
+    /// All, also from the pods of its node
+    Strict,
+    /// Those that do not stay on the pod's node
+    Standard,
 }
 
 /// The target whose form of the policies `compile` shows.
@@ -421,6 +441,9 @@ pub struct Agent {
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
     pub by_default: ByDefault,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub groups: Groups,
     /// Bring the kernel in step once, and exit
     #[arg(long)]
     pub once: bool,

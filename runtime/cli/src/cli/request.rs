@@ -8,7 +8,7 @@ use netpolc_agent::serve::Passes;
 use netpolc_cni::{conflist::Node, plugin_options::PluginOptions};
 use netpolc_kube_sync::{Families, watch::Kubeconfig};
 use netpolc_lower::Scope;
-use netpolc_policy::{ByDefault, ObjectKey};
+use netpolc_policy::{ByDefault, Enforcement, ObjectKey};
 use netpolc_target_flower::{capability::Capabilities, lowered::Mode};
 
 use super::raw::{AgentTarget, Report};
@@ -66,6 +66,8 @@ pub struct Input {
     pub files: Vec<PathBuf>,
     /// What becomes of pods that no policy isolates, in namespaces that do not say so.
     pub by_default: ByDefault,
+    /// Which packets of pods with security groups they judge.
+    pub enforcement: Enforcement,
 }
 
 /// The options of `netpolc compile`.

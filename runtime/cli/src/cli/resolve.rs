@@ -17,13 +17,13 @@ use netpolc_cni::{
 };
 use netpolc_kube_sync::{Families, watch::Kubeconfig};
 use netpolc_lower::Scope;
-use netpolc_policy::{ByDefault, ObjectKey, Unselected};
+use netpolc_policy::{ByDefault, Enforcement, ObjectKey, Unselected};
 use netpolc_table::p4::Install;
 use netpolc_target_flower::{lowered::Mode, quirks};
 
 use super::{
     ask::{self, AskInput, Live},
-    raw::{self, AlsoWatch, CompileTarget, FlowerMode, Format, P4Entries, Report},
+    raw::{self, AlsoWatch, CompileTarget, FlowerMode, Format, P4Entries, Report, SecurityGroups},
     request::{
         Agent, Cni, Command, Compile, Desired, Eval, Flower, Form, Input, Show, Source, Strictness,
     },
@@ -117,7 +117,7 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             format: l.output,
         }),
         raw::Command::Diff(d) => {
-            let (old, new) = states(&d, &by_default(d.by_default.clone())?)?;
+            let (old, new) = states(&d)?;
             Command::Diff(Diff { old, new, by: d.by, exit_code: d.exit_code, format: d.output })
         }
         raw::Command::Test(t) => Command::Test(Test {
@@ -158,6 +158,7 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
                 cni_socket: a.cni_socket,
                 startup_taint: a.startup_taint.filter(|key| !key.is_empty()),
                 by_default: by_default(a.by_default)?,
+                enforcement: enforcement(a.groups),
                 passes,
             };
             let (max_pods, max_connections) = (a.max_pods, a.max_connections);
@@ -218,7 +219,7 @@ fn is_stdin(path: &Path) -> bool {
 }
 
 fn input(raw: raw::Input) -> anyhow::Result<Input> {
-    let raw::Input { files, kubeconfig, context, by_default: raw } = raw;
+    let raw::Input { files, kubeconfig, context, by_default: raw, groups } = raw;
     if files.iter().filter(|f| is_stdin(f)).count() > 1 {
         bail!("-f - is given twice; standard input can be read only once");
     }
@@ -230,36 +231,46 @@ fn input(raw: raw::Input) -> anyhow::Result<Input> {
         path: kubeconfig.flatten(),
         context,
     });
-    Ok(Input { cluster, files, by_default: by_default(raw)? })
+    Ok(Input {
+        cluster,
+        files,
+        by_default: by_default(raw)?,
+        enforcement: enforcement(groups),
+    })
 }
 
 fn ask_input(asked: AskInput) -> anyhow::Result<Input> {
-    let AskInput { files, live: Live { kubeconfig, context }, by_default } = asked;
-    input(raw::Input { files, kubeconfig, context, by_default })
+    let AskInput { files, live: Live { kubeconfig, context }, by_default, groups } = asked;
+    input(raw::Input { files, kubeconfig, context, by_default, groups })
+}
+
+fn enforcement(raw: raw::Groups) -> Enforcement {
+    match raw.security_groups {
+        SecurityGroups::Strict => Enforcement::Strict,
+        SecurityGroups::Standard => Enforcement::Standard,
+    }
 }
 
 /// The two states that `netpolc diff` compares.
-fn states(diff: &ask::Diff, by_default: &ByDefault) -> anyhow::Result<(Input, Input)> {
-    let live = diff.live.kubeconfig.is_some() || diff.live.context.is_some();
-    let of = |file: &PathBuf| Input {
-        cluster: None,
-        files: vec![file.clone()],
+fn states(diff: &ask::Diff) -> anyhow::Result<(Input, Input)> {
+    let by_default = by_default(diff.by_default.clone())?;
+    let enforcement = enforcement(diff.groups);
+    let of = |cluster: Option<Kubeconfig>, files: &[PathBuf]| Input {
+        cluster,
+        files: files.to_vec(),
         by_default: by_default.clone(),
+        enforcement,
     };
+    let Live { kubeconfig, context } = &diff.live;
+    let live = (kubeconfig.is_some() || context.is_some())
+        .then(|| Kubeconfig { path: kubeconfig.clone().flatten(), context: context.clone() });
     match (&diff.states[..], live) {
-        ([old, new], false) if is_stdin(old) && is_stdin(new) => {
+        ([old, new], None) if is_stdin(old) && is_stdin(new) => {
             bail!("OLD and NEW are both -; standard input can be read only once")
         }
-        ([old, new], false) => Ok((of(old), of(new))),
-        ([new], true) => {
-            let Live { kubeconfig, context } = &diff.live;
-            let cluster =
-                Kubeconfig { path: kubeconfig.clone().flatten(), context: context.clone() };
-            let old =
-                Input { cluster: Some(cluster), files: vec![], by_default: by_default.clone() };
-            Ok((old, of(new)))
-        }
-        ([_], false) => bail!("name both states, OLD and NEW; or --context for a live cluster"),
+        ([_, _], None) => Ok((of(None, &diff.states[..1]), of(None, &diff.states[1..]))),
+        ([_], Some(cluster)) => Ok((of(Some(cluster), &[]), of(None, &diff.states))),
+        ([_], None) => bail!("name both states, OLD and NEW; or --context for a live cluster"),
         _ => bail!("with a live cluster, which is OLD, name NEW alone"),
     }
 }
@@ -408,6 +419,25 @@ mod tests {
         let expected = ByDefault { unselected: Unselected::Isolated, except };
         assert_eq!(compile.input.by_default, expected);
         assert_eq!(agent.options.by_default, expected);
+    }
+
+    #[test]
+    fn s82_groups_judge_the_same_packets_for_files_and_for_an_agent() {
+        for (flags, expected) in [
+            ("", Enforcement::Strict),
+            (" --security-groups strict", Enforcement::Strict),
+            (" --security-groups standard", Enforcement::Standard),
+        ] {
+            let eval = parse(&format!("netpolc eval -f x --probes y{flags}")).unwrap();
+            let Command::Eval(eval) = eval else { panic!("not eval") };
+            let compile = parse(&format!("netpolc compile -f x{flags}")).unwrap();
+            let Command::Compile(compile) = compile else { panic!("not compile") };
+            let agent = parse(&format!("netpolc agent --from x --node n{flags}")).unwrap();
+            let Command::Agent(agent) = agent else { panic!("not agent") };
+            let found =
+                [eval.input.enforcement, compile.input.enforcement, agent.options.enforcement];
+            assert_eq!(found, [expected; 3], "{flags}");
+        }
     }
 
     #[test]
