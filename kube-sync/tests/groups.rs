@@ -217,11 +217,11 @@ fn s77_single_rules_count_instead_of_those_of_the_description() {
 }
 
 #[test]
-fn s77_a_broken_single_rule_is_said_and_left_out() {
+fn s77_a_broken_single_rule_is_said_and_permits_nothing() {
     let sound = r#""IsEgress": false, "IpProtocol": "-1""#;
     for (fields, message, lost) in [
         (format!(r#""GroupId": "sg-a", {sound}, "CidrIpv4": "10.0.0.0/8""#), "SecurityGroupRuleId: the field is", true),
-        (format!(r#""SecurityGroupRuleId": "sgr-1", {sound}, "CidrIpv4": "10.0.0.0/8""#), "GroupId: the field", false),
+        (format!(r#""SecurityGroupRuleId": "sgr-1", {sound}, "CidrIpv4": "10.0.0.0/8""#), "GroupId: the field", true),
         (r#""SecurityGroupRuleId": "sgr-1", "GroupId": "sg-a", "IpProtocol": "-1", "CidrIpv4": "10.0.0.0/8""#.into(), "IsEgress: the field", false),
         (r#""SecurityGroupRuleId": "sgr-1", "GroupId": "sg-a", "IsEgress": "no", "IpProtocol": "-1", "CidrIpv4": "10.0.0.0/8""#.into(), "IsEgress: must be a boolean", false),
         (format!(r#""SecurityGroupRuleId": "sgr-1", "GroupId": "sg-a", {sound}"#), "exactly one of CidrIpv4", false),
@@ -231,8 +231,37 @@ fn s77_a_broken_single_rule_is_said_and_left_out() {
     ] {
         let loaded = text("rules.json", format!(r#"{{"SecurityGroupRules": [{{{fields}}}]}}"#));
         assert!(messages(&loaded)[0].contains(message), "{fields} {:?}", loaded.problems);
-        assert!(loaded.cluster.security.groups.is_empty(), "{fields}");
+        let groups = loaded.cluster.security.groups.values();
+        let mut rules = groups.flat_map(|group| group.ingress.iter().chain(&group.egress));
+        assert!(rules.all(|rule| rule.peers.is_empty()), "{fields}");
         assert_eq!(!loaded.incomplete.is_empty(), lost, "{fields}");
+    }
+}
+
+/// A group has single rules where one of them is given, whatever is wrong with that one: what the
+/// group's description permits does not count then, whichever is read first.
+#[test]
+fn s79_a_broken_single_rule_does_not_bring_back_what_the_description_permits() {
+    let whole = r#"{"SecurityGroups": [{"GroupId": "sg-a", "GroupName": "a",
+        "IpPermissions": [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}],
+        "IpPermissionsEgress": [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]}]}"#;
+    let sound = r#""SecurityGroupRuleId": "sgr-1", "GroupId": "sg-a", "IsEgress": false, "IpProtocol": "-1""#;
+    for rule in [
+        format!(r#"{{{sound}, "CidrIpv4": "10.0.0.0/33"}}"#),
+        format!(r#"{{{sound}}}"#),
+        format!(r#"{{{sound}, "ReferencedGroupInfo": {{"GroupId": "sg-b", "PeeringStatus": "deleted"}}}}"#),
+        r#"{"SecurityGroupRuleId": "sgr-1", "GroupId": "sg-a", "IpProtocol": "-1", "CidrIpv4": "0.0.0.0/0"}"#.into(),
+        r#"{"GroupId": "sg-a", "IsEgress": false, "IpProtocol": "-1", "CidrIpv4": "0.0.0.0/0"}"#.into(),
+    ] {
+        let rules = format!(r#"{{"SecurityGroupRules": [{rule}]}}"#);
+        let inputs = [Input::bytes("rules.json", rules), Input::bytes("groups.json", whole)];
+        let (forwards, backwards) = (load(inputs.clone()), load(inputs.into_iter().rev()));
+        assert_eq!(forwards.cluster, backwards.cluster, "{rule}");
+        let known = group(&forwards, "sg-a");
+        assert_eq!(known.name.as_deref(), Some("a"));
+        let mut all = known.ingress.iter().chain(&known.egress);
+        assert!(all.all(|rule| rule.peers.is_empty()), "{rule}: {known:?}");
+        assert!(!forwards.problems.is_empty(), "{rule}");
     }
 }
 

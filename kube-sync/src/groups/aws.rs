@@ -9,7 +9,8 @@
 use std::{path::Path as FilePath, sync::Arc};
 
 use netpolc_policy::{
-    Direction, GroupPeer, GroupRule, NetworkInterface, PrefixListId, SecurityGroup, SecurityGroupId,
+    Direction, GroupPeer, GroupRule, NetworkInterface, PrefixListId, SecurityGroup,
+    SecurityGroupId, Traffic,
 };
 
 use super::{
@@ -112,27 +113,55 @@ fn group(reader: &mut Reader, item: &Node) -> Option<Object> {
     Some(Object::Group(id.into(), SecurityGroup { name, ingress, egress }))
 }
 
-/// Reads a rule of its own, with one peer. A broken one is left out; its group has the others.
+/// Reads a rule of its own, with one peer. A broken one permits nothing, and is there all the same:
+/// of a group with single rules these count, and not what its description permits (S79). Where it
+/// cannot be told which group it belongs to, it is lost.
 fn single_rule(reader: &mut Reader, item: &Node) -> Option<Object> {
-    let rule_id = identity(reader, item, "SecurityGroupRule", "SecurityGroupRuleId")?;
-    let root = Path::Root;
-    let Some(group) = item.get("GroupId") else {
-        reader.error(item.at, &root.field("GroupId"), "the field is required but missing");
-        return None;
+    let rule_id = identity(reader, item, "SecurityGroupRule", "SecurityGroupRuleId");
+    let path = Path::Root.field("GroupId");
+    let group = match item.get("GroupId") {
+        Some(node) => id(reader, node, &path),
+        None => {
+            reader.error(item.at, &path, "the field is required but missing");
+            None
+        }
     };
-    let group: SecurityGroupId = id(reader, group, &root.field("GroupId"))?.into();
-    let direction = match item.get("IsEgress") {
-        Some(Node { value: Value::Bool(true), .. }) => Direction::Egress,
-        Some(Node { value: Value::Bool(false), .. }) => Direction::Ingress,
+    reader.lost |= group.is_none();
+    let group: SecurityGroupId = group?.into();
+    let (direction, traffic, peers) = match direction_of(reader, item) {
+        None => (Direction::Ingress, Traffic::Everything, Vec::new()),
+        Some(direction) => match single_permission(reader, item) {
+            Some((traffic, peer)) => (direction, traffic, vec![peer]),
+            None => (direction, Traffic::Everything, Vec::new()),
+        },
+    };
+    // Without its id it cannot be told from others: then it is closed, too.
+    let (id, peers) = match rule_id {
+        Some(id) => (id, peers),
+        None => (unreadable().as_str().into(), Vec::new()),
+    };
+    Some(Object::GroupRule { group, direction, rule: GroupRule { id: Some(id), traffic, peers } })
+}
+
+fn direction_of(reader: &mut Reader, item: &Node) -> Option<Direction> {
+    let path = Path::Root.field("IsEgress");
+    match item.get("IsEgress") {
+        Some(Node { value: Value::Bool(true), .. }) => Some(Direction::Egress),
+        Some(Node { value: Value::Bool(false), .. }) => Some(Direction::Ingress),
         Some(other) => {
-            strict::wrong_type(reader, other, &root.field("IsEgress"), "a boolean");
-            return None;
+            strict::wrong_type(reader, other, &path, "a boolean");
+            None
         }
         None => {
-            reader.error(item.at, &root.field("IsEgress"), "the field is required but missing");
-            return None;
+            reader.error(item.at, &path, "the field is required but missing");
+            None
         }
-    };
+    }
+}
+
+/// What a rule of its own permits, and to whom.
+fn single_permission(reader: &mut Reader, item: &Node) -> Option<(Traffic, GroupPeer)> {
+    let root = Path::Root;
     let traffic = traffic(reader, item, &root, &EC2)?;
     let fields = ["CidrIpv4", "CidrIpv6", "PrefixListId", "ReferencedGroupInfo"];
     let given: Vec<(&str, &Node)> =
@@ -161,8 +190,7 @@ fn single_rule(reader: &mut Reader, item: &Node) -> Option<Object> {
             GroupPeer::Group(id(reader, other, &path.field("GroupId"))?.into())
         }
     };
-    let rule = GroupRule { id: Some(rule_id), traffic, peers: vec![peer] };
-    Some(Object::GroupRule { group, direction, rule })
+    Some((traffic, peer))
 }
 
 fn interface(reader: &mut Reader, item: &Node) -> Option<Object> {
