@@ -66,11 +66,14 @@ impl Complaint {
 
 const POLICY_VERSION: &str = "networking.k8s.io/v1";
 
-/// The version in which a ClusterNetworkPolicy of each group is read.
-fn tier_version(api: TierApi) -> &'static str {
+/// The versions in which a ClusterNetworkPolicy of each group is read, all with the same fields. The
+/// first one is advised.
+fn tier_versions(api: TierApi) -> &'static [&'static str] {
     match api {
-        TierApi::Upstream => "policy.networking.k8s.io/v1alpha2",
-        TierApi::Aws => "networking.k8s.aws/v1alpha1",
+        TierApi::Upstream => {
+            &["policy.networking.k8s.io/v1alpha2", "policy.networking.k8s.io/v1beta1"]
+        }
+        TierApi::Aws => &["networking.k8s.aws/v1alpha1"],
     }
 }
 
@@ -222,13 +225,14 @@ fn tier(api_version: Option<&str>) -> (Kind, Option<Complaint>) {
     let custom = api_version.is_some_and(|version| group(version).contains('.'));
     match api {
         Some(api) => {
-            versioned("ClusterNetworkPolicy", Kind::Tier(api), &[tier_version(api)], api_version)
+            versioned("ClusterNetworkPolicy", Kind::Tier(api), tier_versions(api), api_version)
         }
         None if custom && api_version.map(group) != Some("networking.k8s.io") => {
             (Kind::Foreign, None)
         }
         None => {
-            let (upstream, aws) = (tier_version(TierApi::Upstream), tier_version(TierApi::Aws));
+            let [upstream, aws] =
+                [TierApi::Upstream, TierApi::Aws].map(|api| tier_versions(api)[0]);
             let message = match api_version {
                 None => format!("the field is missing; write {upstream} or {aws}"),
                 Some(version) => format!(

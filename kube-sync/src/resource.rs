@@ -179,7 +179,7 @@ impl Resource {
     pub(crate) fn versions(self) -> &'static [&'static str] {
         match self {
             Resource::EndpointSlice => &["v1", "v1beta1"],
-            Resource::Tier => &["v1alpha2"],
+            Resource::Tier => &["v1alpha2", "v1beta1"],
             Resource::AwsTier | Resource::Group => &["v1alpha1"],
             Resource::GroupPolicy => &["v1beta1"],
             Resource::Staged => &["v3"],

@@ -4,8 +4,8 @@
 //! or at which place it stands, nothing of it permits any more, and what it passes on it denies.
 //!
 //! Source of the rules: `clusternetworkpolicy_types.go` of sigs.k8s.io/network-policy-api
-//! (v1alpha2), and of amazon-network-policy-controller-k8s for networking.k8s.aws. Not here: the
-//! peers and ports of one rule (`tier_rule`).
+//! (v1alpha2 and v1beta1), and of amazon-network-policy-controller-k8s for networking.k8s.aws. Not
+//! here: the peers and ports of one rule (`tier_rule`).
 
 use std::sync::Arc;
 

@@ -114,6 +114,25 @@ async fn s62_a_kind_that_is_installed_later_is_followed_and_one_that_is_removed_
     assert_eq!(follower.watch.conditions().count(), 0);
 }
 
+/// The version that a cluster has is found, whichever of them it is.
+#[tokio::test]
+async fn s62_cluster_network_policies_are_followed_in_v1beta1_too() {
+    let fake = Fake::new();
+    fake.install("ClusterNetworkPolicy of v1beta1");
+    let newer = |name: &str| {
+        let mut object = tier(name, json!([{"namespaces": {}}]));
+        object["apiVersion"] = "policy.networking.k8s.io/v1beta1".into();
+        object
+    };
+    fake.put(&newer("a"));
+    let mut follower = Follower::of(&fake, ALL);
+    follower.first().await;
+    assert!(follower.cluster.tiers.contains_key(&key("a")), "it is there from the first list on");
+    fake.put(&newer("b"));
+    assert!(follower.within(USUAL, |f| f.cluster.tiers.len() == 2).await, "it is watched");
+    assert_eq!(follower.watch.conditions().count(), 0);
+}
+
 #[tokio::test]
 async fn rights_that_are_missing_are_named() {
     let fake = Fake::new();

@@ -440,6 +440,14 @@ fn s71_peers_belong_to_their_direction_and_group() {
 }
 
 #[test]
+fn s62_both_versions_of_the_upstream_group_say_the_same() {
+    let spec = "tier: Admin\npriority: 1\nsubject: {namespaces: {}}\negress:\n- action: Accept\n  \
+                to: [{networks: [10.0.0.0/8]}]\n  protocols: [{tcp: {destinationPort: {number: \
+                80}}}]\n";
+    assert_eq!(sound("policy.networking.k8s.io/v1beta1", spec), sound(UPSTREAM, spec));
+}
+
+#[test]
 fn s61_a_policy_of_a_wrong_kind_or_version_only_denies() {
     let object = |header: &str| {
         text(format!(

@@ -17,6 +17,7 @@ use tokio::{sync::mpsc, time::sleep};
 use super::{
     backoff::jitter,
     collect::Message,
+    count::{self, Count},
     link::{Joined, Link},
     stream::{self, Trouble},
 };
@@ -96,7 +97,7 @@ const KINDS: [Kind; 13] = [
 pub struct Foreign {
     kind: &'static str,
     version: String,
-    count: u64,
+    count: Count,
 }
 
 impl Foreign {
@@ -147,7 +148,7 @@ async fn once(link: &Link, uncounted: &mut BTreeSet<String>) -> Result<Vec<Forei
             continue;
         };
         match count(&joined, &version, kind.plural).await {
-            Ok(0) => {}
+            Ok(Count::Exactly(0)) => {}
             Ok(count) => found.push(Foreign { kind: kind.kind, version, count }),
             Err(Trouble::Status(status)) if status.code == 404 => {}
             Err(Trouble::Status(status)) if status.code == 403 => {
@@ -206,25 +207,12 @@ impl Groups {
 }
 
 /// How many objects of a kind there are.
-async fn count(joined: &Joined, version: &str, plural: &str) -> Result<u64, Trouble> {
-    #[derive(Deserialize)]
-    struct List {
-        metadata: Metadata,
-        #[serde(default)]
-        items: Vec<serde::de::IgnoredAny>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Metadata {
-        #[serde(default)]
-        remaining_item_count: u64,
-    }
+async fn count(joined: &Joined, version: &str, plural: &str) -> Result<Count, Trouble> {
     let request = Request::new(format!("/apis/{version}/{plural}"));
     let request = request.list_metadata(&ListParams::default().limit(1));
     let request = request.map_err(|error| Trouble::from(kube::Error::BuildRequest(error)))?;
-    let (_, text) = stream::get(&joined.client, request, REQUEST_TIMEOUT).await?;
-    let list: List = serde_json::from_slice(&text)?;
-    Ok(list.items.len() as u64 + list.metadata.remaining_item_count)
+    let (_, part) = count::ask(&joined.client, request, REQUEST_TIMEOUT).await?;
+    Ok(part.count)
 }
 
 #[cfg(test)]

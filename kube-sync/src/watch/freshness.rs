@@ -23,7 +23,6 @@
 use std::{sync::Arc, time::Instant as StdInstant};
 
 use kube::core::{Request, Resource as _};
-use serde::Deserialize;
 use tokio::{
     sync::mpsc,
     time::{Duration, Instant, sleep, timeout_at},
@@ -32,10 +31,11 @@ use tokio::{
 use super::{
     collect::Message,
     condition::{Reason, diagnose},
+    count::{self, Count},
     feed_state::FeedStates,
     link::{Joined, Link},
     raw::Raw,
-    stream::{self, Trouble},
+    stream::Trouble,
 };
 use crate::Resource;
 
@@ -187,37 +187,17 @@ struct Present {
 }
 
 async fn present(joined: &Joined) -> Result<Present, Trouble> {
-    #[derive(Deserialize)]
-    struct List {
-        metadata: Metadata,
-        #[serde(default)]
-        items: Vec<serde::de::IgnoredAny>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Metadata {
-        #[serde(default)]
-        resource_version: String,
-        #[serde(default, rename = "continue")]
-        next: String,
-        remaining_item_count: Option<usize>,
-    }
     let kind = Resource::Policy.api("v1");
     // One item suffices: the list's metadata carries the version and the number of the rest.
     let parameters = kube::api::ListParams::default().limit(1);
     let request = Request::new(Raw::url_path(&kind, None)).list(&parameters);
     let request = request.map_err(|error| Trouble::from(kube::Error::BuildRequest(error)))?;
-    let (version, text) = stream::get(&joined.client, request, REQUEST_TIMEOUT).await?;
-    let List { metadata, items } = serde_json::from_slice(&text)?;
-    let policies = match (metadata.next.is_empty(), metadata.remaining_item_count) {
-        (true, _) => Some(items.len()),
-        (false, more) => more.map(|more| items.len() + more),
+    let (protocol, part) = count::ask(&joined.client, request, REQUEST_TIMEOUT).await?;
+    let policies = match part.count {
+        Count::Exactly(count) => Some(count),
+        Count::AtLeast(_) => None,
     };
-    Ok(Present {
-        version: metadata.resource_version.parse().ok(),
-        policies,
-        shared: version == http::Version::HTTP_2,
-    })
+    Ok(Present { version: part.version, policies, shared: protocol == http::Version::HTTP_2 })
 }
 
 fn is_current(

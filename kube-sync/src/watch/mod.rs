@@ -17,6 +17,7 @@ mod backoff;
 mod collect;
 mod condition;
 mod convert;
+mod count;
 mod feed;
 mod feed_state;
 mod fetch;

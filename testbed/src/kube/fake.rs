@@ -81,12 +81,13 @@ fn collection(kind: &str) -> &'static str {
         "SecurityGroup" => INSTALLED[4],
         "CiliumNetworkPolicy" => INSTALLED[5],
         "AdminNetworkPolicy" => INSTALLED[6],
+        "ClusterNetworkPolicy of v1beta1" => INSTALLED[7],
         other => panic!("no collection is known for {other}"),
     }
 }
 
 /// Collections that are there only where somebody has installed them ([`Fake::install`]).
-const INSTALLED: [&str; 7] = [
+const INSTALLED: [&str; 8] = [
     "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies",
     "/apis/networking.k8s.aws/v1alpha1/clusternetworkpolicies",
     "/apis/projectcalico.org/v3/stagedkubernetesnetworkpolicies",
@@ -94,6 +95,7 @@ const INSTALLED: [&str; 7] = [
     "/apis/ec2.services.k8s.aws/v1alpha1/securitygroups",
     "/apis/cilium.io/v2/ciliumnetworkpolicies",
     "/apis/policy.networking.k8s.io/v1alpha1/adminnetworkpolicies",
+    "/apis/policy.networking.k8s.io/v1beta1/clusternetworkpolicies",
 ];
 
 /// The collection and the name of an object that belongs to no namespace; None where the path is
@@ -359,7 +361,9 @@ impl Fake {
     }
 
     fn change(&self, object: &Value, stays: bool, heard: bool) {
-        let path = collection(object["kind"].as_str().expect("a kind"));
+        let kind = object["kind"].as_str().expect("a kind");
+        let newer = object["apiVersion"] == "policy.networking.k8s.io/v1beta1";
+        let path = collection(if newer { "ClusterNetworkPolicy of v1beta1" } else { kind });
         self.state().change(path, object.clone(), stays, heard);
     }
 
