@@ -17,7 +17,7 @@ use netpolc_table::{EndpointId, Program, delta::Changes};
 use crate::{
     conflicts,
     deciding::{Deciding, Groups, SetKey, Tried},
-    endpoints::{Endpoints, Judged, Judging},
+    endpoints::{Endpoints, Judged, Judging, Sets},
     event::{Event, Scope},
     leaves::{self, Leaf},
     matrix::Matrix,
@@ -358,33 +358,18 @@ impl Compiler {
             Event::Staged { key, staged } => self.set_staged(&key, staged),
             Event::ByDefault(by_default) => self.set_default(by_default),
             Event::Tier { key, policy } => self.set_tier(&key, policy),
-            Event::SecurityGroup { id, group } => {
-                let touched = self.security.set_group(id, group);
-                self.follow(touched);
-            }
-            Event::PrefixList { id, entries } => {
-                let touched = self.security.set_list(id, entries);
-                self.follow(touched);
-            }
+            Event::SecurityGroup { id, group } => self.secure(|known| known.set_group(id, group)),
+            Event::PrefixList { id, entries } => self.secure(|known| known.set_list(id, entries)),
             Event::CloudInterface { id, interface } => {
-                let touched = self.security.set_interface(id, interface);
-                self.follow(touched);
+                self.secure(|known| known.set_interface(id, interface))
             }
             Event::SecurityGroupPolicy { key, policy } => {
-                let touched = self.security.set_policy(key, policy);
-                self.follow(touched);
+                self.secure(|known| known.set_policy(key, policy))
             }
-            Event::Account { key, labels } => {
-                let touched = self.security.set_account(key, labels);
-                self.follow(touched);
-            }
-            Event::Resolvers(resolvers) => {
-                let touched = self.security.set_resolvers(resolvers);
-                self.follow(touched);
-            }
+            Event::Account { key, labels } => self.secure(|known| known.set_account(key, labels)),
+            Event::Resolvers(resolvers) => self.secure(|known| known.set_resolvers(resolvers)),
             Event::Enforcement(enforcement) => {
-                let touched = self.security.set_enforcement(enforcement);
-                self.follow(touched);
+                self.secure(|known| known.set_enforcement(enforcement))
             }
             Event::Pod { key, pod } => self.set_pod(&key, pod),
             Event::Policy { key, policy } => self.set_policy(&key, policy),
@@ -440,34 +425,15 @@ impl Compiler {
 
     /// Takes in all that is known of groups at once, before there are pods.
     fn load_security(&mut self, known: &SecurityGroups) {
-        let SecurityGroups {
-            groups,
-            prefix_lists,
-            interfaces,
-            policies,
-            accounts,
-            resolvers,
-            enforcement,
-        } = known;
-        for (id, group) in groups {
-            self.security.set_group(id.clone(), Some(group.clone()));
-        }
-        for (id, entries) in prefix_lists {
-            self.security.set_list(id.clone(), Some(entries.clone()));
-        }
-        for (id, interface) in interfaces {
-            self.security.set_interface(id.clone(), Some(interface.clone()));
-        }
-        for (key, policy) in policies {
-            self.security.set_policy(key.clone(), Some(policy.clone()));
-        }
-        for (key, labels) in accounts {
-            self.security.set_account(key.clone(), Some(labels.clone()));
-        }
-        self.security.set_resolvers(resolvers.clone());
-        self.security.set_enforcement(*enforcement);
+        self.security.load(known.clone());
         let members = self.security.of_interfaces();
         self.follow(Touched { members, pods: true, rules: true });
+    }
+
+    /// Something about groups changes, and what depends on it follows.
+    fn secure(&mut self, change: impl FnOnce(&mut Security) -> Touched) {
+        let touched = change(&mut self.security);
+        self.follow(touched);
     }
 
     /// Does what a change about groups leaves to be done.
@@ -595,7 +561,7 @@ impl Compiler {
             resolvers: self.security.resolvers(),
             exempt: self.security.exempt_node(pod),
         });
-        let wanted = Direction::BOTH.map(|direction| {
+        let by_direction = Direction::BOTH.map(|direction| {
             let deciding = self.deciding(pod, direction, &groups);
             if deciding.is_empty() && deciding.tried.is_none() {
                 return None;
@@ -608,21 +574,33 @@ impl Compiler {
             };
             Some((set, deciding))
         });
-        let mut sets = [None, None];
-        for (set, wanted) in sets.iter_mut().zip(wanted) {
-            if let Some((key, deciding)) = wanted {
-                let (membership, out, work) = (&mut self.membership, &mut self.out, &mut self.work);
-                let id = self.matrix.acquire_set(key, &deciding, membership, out, work)?;
-                let by = match &deciding.tried {
-                    None => Judging::Decides,
-                    Some(_) if deciding.is_empty() => Judging::Tries,
-                    Some(_) => Judging::DecidesAndTries,
-                };
-                *set = Some(Judged { set: id, by });
-            }
-        }
+        // What the node itself sends is judged by nobody else than groups, and not by these where
+        // it stays on the node (S82).
+        let born = groups.filter(|_| self.security.judges_node()).map(|groups| {
+            let deciding = Deciding { groups: Some(groups), ..Deciding::default() };
+            (SetKey::ingress(pod, &deciding), deciding)
+        });
+        let [ingress, egress] = by_direction;
+        let sets = Sets {
+            ingress: self.acquire(ingress)?,
+            egress: self.acquire(egress)?,
+            born: self.acquire(born)?.map(|judged| judged.set),
+        };
         self.endpoints.set_sets(key, sets, &mut self.work);
         Ok(())
+    }
+
+    /// Counts a set once more.
+    fn acquire(&mut self, wanted: Option<(SetKey, Deciding)>) -> Result<Option<Judged>, Overflow> {
+        let Some((key, deciding)) = wanted else { return Ok(None) };
+        let (membership, out, work) = (&mut self.membership, &mut self.out, &mut self.work);
+        let set = self.matrix.acquire_set(key, &deciding, membership, out, work)?;
+        let by = match &deciding.tried {
+            None => Judging::Decides,
+            Some(_) if deciding.is_empty() => Judging::Tries,
+            Some(_) => Judging::DecidesAndTries,
+        };
+        Ok(Some(Judged { set, by }))
     }
 
     /// Makes the leaf of a prefix anew. The new class is counted before the old one is released: it

@@ -44,7 +44,7 @@ pub(crate) struct Groups {
     pub(crate) slots: Vec<Arc<GroupSlot>>,
     /// The resolver's addresses, which they never block (S81).
     pub(crate) resolvers: Arc<[IpNetwork]>,
-    /// The node of which they do not judge packets: what stays on it (S82).
+    /// The node within which they do not judge packets (S82); None: they judge all.
     pub(crate) exempt: Option<Arc<str>>,
 }
 

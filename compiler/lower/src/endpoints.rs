@@ -47,6 +47,22 @@ pub(crate) enum Judging {
     Tries,
 }
 
+/// The sets of an endpoint; None: nothing is about it in that respect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sets {
+    pub(crate) ingress: Option<Judged>,
+    pub(crate) egress: Option<Judged>,
+    /// Of what is born on the node.
+    pub(crate) born: Option<SetId>,
+}
+
+impl Sets {
+    fn all(self) -> impl Iterator<Item = SetId> {
+        let judged = [self.ingress, self.egress].into_iter().flatten().map(|judged| judged.set);
+        judged.chain(self.born)
+    }
+}
+
 #[derive(Debug)]
 struct Endpoint {
     id: EndpointId,
@@ -54,8 +70,7 @@ struct Endpoint {
     label: Arc<str>,
     node: Option<Arc<str>>,
     addresses: BTreeSet<IpAddr>,
-    /// By direction; None: no policy is about it.
-    sets: [Option<Judged>; 2],
+    sets: Sets,
 }
 
 /// The owner of the tables `endpoint`, `interface`, `own_v4`, `own_v6` and `own_mac`.
@@ -103,8 +118,7 @@ impl Endpoints {
 
     /// The sets of a pod, ingress first.
     pub(crate) fn sets(&self, pod: &ObjectKey) -> impl Iterator<Item = SetId> {
-        let sets = self.endpoints.get(pod).into_iter().flat_map(|endpoint| endpoint.sets);
-        sets.flatten().map(|judged| judged.set)
+        self.endpoints.get(pod).into_iter().flat_map(|endpoint| endpoint.sets.all())
     }
 
     /// Those of one namespace, in order.
@@ -165,7 +179,7 @@ impl Endpoints {
             label: key.to_string().into(),
             node: pod.node.clone(),
             addresses: BTreeSet::new(),
-            sets: [None, None],
+            sets: Sets::default(),
         };
         let line = fingerprint(meaning).from(pod_origin(&endpoint.label));
         out.put(TableId::Directory, directory_key(Named::Endpoint(id)), line);
@@ -189,21 +203,15 @@ impl Endpoints {
         }
         out.take(TableId::Endpoint, endpoint_key(endpoint.id));
         out.take(TableId::Directory, directory_key(Named::Endpoint(endpoint.id)));
-        work.release_sets(endpoint.sets.into_iter().flatten().map(|judged| judged.set));
+        work.release_sets(endpoint.sets.all());
         self.ids.free(endpoint.id);
     }
 
-    /// An endpoint uses these sets, by direction. Those that it had are released at the end of the
-    /// update.
-    pub(crate) fn set_sets(
-        &mut self,
-        key: &ObjectKey,
-        sets: [Option<Judged>; 2],
-        work: &mut Worklist,
-    ) {
+    /// An endpoint uses these sets. Those that it had are released at the end of the update.
+    pub(crate) fn set_sets(&mut self, key: &ObjectKey, sets: Sets, work: &mut Worklist) {
         let endpoint = self.endpoints.get_mut(key).expect("only endpoints choose sets");
         let before = replace(&mut endpoint.sets, sets);
-        work.release_sets(before.into_iter().flatten().map(|judged| judged.set));
+        work.release_sets(before.all());
         work.put_word(key.clone());
     }
 
@@ -256,7 +264,7 @@ impl Endpoints {
     /// that both directions and all its policies change at once.
     pub(crate) fn write_word(&self, key: &ObjectKey, wire: &Wire, out: &mut Output) {
         let Some(endpoint) = self.endpoints.get(key) else { return };
-        let [ingress, egress] = endpoint.sets;
+        let Sets { ingress, egress, born } = endpoint.sets;
         let interface = self.interfaces.get(key);
         let bridged = interface.is_some_and(|i| wire.bridged.contains(&i.ifindex));
         let flag = |set, bit| if set { bit } else { 0 };
@@ -266,6 +274,7 @@ impl Endpoints {
         let word = Word {
             ingress_set: set(ingress),
             egress_set: set(egress),
+            born_set: born.unwrap_or_default(),
             // Policies of other nodes trust a pod's source, whether it is isolated itself or not
             // (S55).
             flags: flag(isolated(ingress), Word::INGRESS)

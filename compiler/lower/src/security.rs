@@ -51,6 +51,11 @@ pub(crate) struct Touched {
 }
 
 impl Security {
+    /// Knows this, and nothing else.
+    pub(crate) fn load(&mut self, known: SecurityGroups) {
+        *self = Self { known, ..Self::default() };
+    }
+
     /// Replaces one group; None: it is gone.
     pub(crate) fn set_group(
         &mut self,
@@ -243,6 +248,11 @@ impl Security {
             Enforcement::Strict => None,
             Enforcement::Standard => pod.node.clone(),
         }
+    }
+
+    /// Do groups judge what a pod's node itself sends to it (S82)?
+    pub(crate) fn judges_node(&self) -> bool {
+        self.known.enforcement == Enforcement::Strict
     }
 
     /// The addresses of resolvers, which groups never block (S81).

@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use netpolc_policy::{
-    Cluster, Direction, ObjectKey,
+    Cluster, ObjectKey,
     oracle::{self, Party, Question, Reason, Transport},
 };
 use netpolc_table::{
@@ -23,8 +23,8 @@ use crate::{compiler::Compiler, event::Scope, overflow::Diagnostic};
 pub struct Counterexample {
     /// The endpoint that is asked about.
     pub pod: ObjectKey,
-    /// Whether the packet goes to it or comes from it.
-    pub direction: Direction,
+    /// Whether the packet goes to it, comes from it, or is born on its node and goes to it.
+    pub pipeline: Pipeline,
     /// The address at the other end.
     pub remote: IpAddr,
     /// The IP protocol number.
@@ -39,26 +39,32 @@ pub struct Counterexample {
 
 impl fmt::Display for Counterexample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pod, direction, remote, protocol, port, oracle, tables } = self;
+        let Self { pod, pipeline, remote, protocol, port, oracle, tables } = self;
+        let packet = match pipeline {
+            Pipeline::ToPod => "ingress",
+            Pipeline::FromPod => "egress",
+            Pipeline::Born => "ingress from its own node",
+        };
         let port = port.map_or_else(String::new, |p| format!(" port {p}"));
         write!(
             f,
-            "{direction} of {pod} with {remote} protocol {protocol}{port}: policy says {oracle}, \
+            "{packet} of {pod} with {remote} protocol {protocol}{port}: policy says {oracle}, \
              tables say {tables:?}"
         )
     }
 }
 
 /// Protocols without ports that no object need name for their answers to differ: both ICMPs, and
-/// one for experiments (RFC 3692), which stands for all others.
-const PORTLESS: [u8; 3] = [1, 58, 253];
+/// one for experiments (RFC 3692), which stands for all others but those of tunnels (GRE).
+const PORTLESS: [u8; 4] = [1, 47, 58, 253];
 
 /// Compares the compiler's program with the oracle; returns up to `limit` packets that differ. So
 /// it does with the shadow verdict (S85), as the tables have it beside the other one, except for
 /// what goes to a Service.
 ///
-/// Traffic of a pod with itself (S47) and traffic born on the node (S44) is decided before or
-/// behind the tables and is left out. The cost is endpoints x remotes x ports x policies.
+/// Traffic of a pod with itself (S47) is decided before or behind the tables and is left out. What
+/// is born on the node is asked about with every address as its source (S44, S82). The cost is
+/// endpoints x remotes x ports x policies.
 pub fn verify(cluster: &Cluster, compiler: &Compiler, limit: usize) -> Vec<Counterexample> {
     let program = compiler.program();
     let (remotes, ports) = (remotes(program), ports(program));
@@ -84,11 +90,11 @@ pub fn verify(cluster: &Cluster, compiler: &Compiler, limit: usize) -> Vec<Count
         for &remote in remotes.iter().filter(|remote| !own.contains(remote)) {
             let us = (pod, address(&remote), endpoint);
             let packets =
-                ports.iter().flat_map(|port| Direction::BOTH.map(|direction| (direction, *port)));
-            found.extend(packets.filter_map(|(direction, port)| {
-                let differ = judges.differ(us, direction, remote, port);
+                ports.iter().flat_map(|port| Pipeline::ALL.map(|pipeline| (pipeline, *port)));
+            found.extend(packets.filter_map(|(pipeline, port)| {
+                let differ = judges.differ(us, pipeline, remote, port);
                 differ.or_else(|| {
-                    shadow.as_ref()?.differ_from_shadow(&judges, us, direction, remote, port)
+                    shadow.as_ref()?.differ_from_shadow(&judges, us, pipeline, remote, port)
                 })
             }));
             if found.len() >= limit {
@@ -98,13 +104,6 @@ pub fn verify(cluster: &Cluster, compiler: &Compiler, limit: usize) -> Vec<Count
         }
     }
     found
-}
-
-fn pipeline(direction: Direction) -> Pipeline {
-    match direction {
-        Direction::Ingress => Pipeline::ToPod,
-        Direction::Egress => Pipeline::FromPod,
-    }
 }
 
 /// Who is asked about each packet.
@@ -120,19 +119,28 @@ impl Judges<'_> {
     fn differ(
         &self,
         (pod, address, endpoint): (&ObjectKey, IpAddr, EndpointId),
-        direction: Direction,
+        pipeline: Pipeline,
         remote: IpAddr,
         (protocol, port): (u8, Option<u16>),
     ) -> Option<Counterexample> {
         let us = (pod, address, endpoint);
-        let reason = self.reason(us, direction, remote, (protocol, port));
-        let pipeline = pipeline(direction);
+        let reason = self.reason(us, pipeline, remote, (protocol, port));
+        if reason == Reason::Tunnel && self.denies_tunnel(protocol) {
+            return None;
+        }
         let tables = eval::decide(self.program, pipeline, endpoint, remote, protocol, port).verdict;
         if self.expected(&reason, remote, tables) == tables {
             return None;
         }
         let oracle = reason.to_string();
-        Some(Counterexample { pod: pod.clone(), direction, remote, protocol, port, oracle, tables })
+        Some(Counterexample { pod: pod.clone(), pipeline, remote, protocol, port, oracle, tables })
+    }
+
+    /// Does the table of tunnels, which is asked before all others, have this protocol? A program
+    /// that was made for no node in particular has none in it.
+    fn denies_tunnel(&self, protocol: u8) -> bool {
+        let knows_none = self.program.table(TableId::Tunnel).entries.is_empty();
+        knows_none || eval::is_tunnel(self.program, protocol, None)
     }
 
     /// The same about the shadow verdict, where these judges are asked about the shadow.
@@ -140,31 +148,30 @@ impl Judges<'_> {
         &self,
         enforced: &Judges<'_>,
         (pod, address, endpoint): (&ObjectKey, IpAddr, EndpointId),
-        direction: Direction,
+        pipeline: Pipeline,
         remote: IpAddr,
         (protocol, port): (u8, Option<u16>),
     ) -> Option<Counterexample> {
         let (us, packet) = ((pod, address, endpoint), (protocol, port));
         let [now, then] = [enforced, self].map(|judges| {
-            let reason = judges.reason(us, direction, remote, packet);
-            (reason != Reason::Service).then_some(reason)
+            let reason = judges.reason(us, pipeline, remote, packet);
+            (!matches!(reason, Reason::Service | Reason::Tunnel)).then_some(reason)
         });
         let (now, then) = (now?, then?);
-        let differs =
-            eval::tried(self.program, pipeline(direction), endpoint, remote, protocol, port);
+        let differs = eval::tried(self.program, pipeline, endpoint, remote, protocol, port);
         if differs.is_some() == (now.allows() != then.allows()) {
             return None;
         }
         let oracle = format!("{then} if what is tried were enforced");
         let permits = now.allows() != differs.is_some();
         let tables = if permits { Verdict::Permit } else { Verdict::Deny };
-        Some(Counterexample { pod: pod.clone(), direction, remote, protocol, port, oracle, tables })
+        Some(Counterexample { pod: pod.clone(), pipeline, remote, protocol, port, oracle, tables })
     }
 
     fn reason(
         &self,
         (pod, address, _): (&ObjectKey, IpAddr, EndpointId),
-        direction: Direction,
+        pipeline: Pipeline,
         remote: IpAddr,
         (protocol, port): (u8, Option<u16>),
     ) -> Reason {
@@ -177,11 +184,12 @@ impl Judges<'_> {
             port,
             via: None,
         };
-        match direction {
-            Direction::Ingress => {
+        match pipeline {
+            Pipeline::Born => oracle::born(self.cluster, pod, remote, transport, port),
+            Pipeline::ToPod => {
                 oracle::judge(&self.without_nodes, &question(them, us)).ingress.reason
             }
-            Direction::Egress => oracle::judge(self.cluster, &question(us, them)).egress.reason,
+            Pipeline::FromPod => oracle::judge(self.cluster, &question(us, them)).egress.reason,
         }
     }
 

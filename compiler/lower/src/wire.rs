@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::Ipv6Network;
-use netpolc_policy::Protocol;
+use netpolc_policy::{Protocol, oracle};
 use netpolc_table::{
     ActionId, Entry, IfIndex, Key, TableId,
     schema::{on_link_key, plain, tunnel_key},
@@ -36,6 +36,11 @@ pub struct Wire {
 }
 
 impl Wire {
+    /// What every node has, whatever its devices are: the IP protocols that lead into tunnels.
+    pub fn of_every_node() -> Self {
+        Self { tunnels: oracle::TUNNELS.map(Tunnel::Protocol).into(), ..Self::default() }
+    }
+
     /// The UDP ports of tunnels, as ranges.
     pub(crate) fn ports(&self) -> BTreeSet<PortRange> {
         let port = |tunnel: &Tunnel| match tunnel {

@@ -254,6 +254,39 @@ fn s82_the_mode_standard_exempts_what_stays_on_the_node() {
     assert_eq!(with_web(&cluster), (denied.clone(), denied));
 }
 
+/// What the node sends is judged by groups alone: neither by a tier nor by a NetworkPolicy.
+#[test]
+fn s80_s82_in_the_mode_strict_groups_judge_what_the_node_sends() {
+    let mut cluster = cluster();
+    let node = Node { addresses: vec!["10.9.0.1".parse().unwrap()], ..Node::default() };
+    cluster.nodes.insert("node-a".into(), node);
+    let shut = tier("shut", 1, Action::Deny, 80);
+    cluster.tiers.insert(shut.key.clone(), shut);
+    let closed = policy("closed", Mode::Enforced, &[81]);
+    cluster.policies.insert(closed.key.clone(), closed);
+    let probe = |cluster: &Cluster, port| reasons(cluster, "10.9.0.1", "10.1.0.2", port).1;
+    assert_eq!(probe(&cluster, 80), Reason::Node, "without groups");
+    give(&mut cluster, "db");
+    let kubelet = GroupPeer::Network("10.9.0.1/32".parse().unwrap());
+    cluster.security.groups.insert("sg-web".into(), group(kubelet, HTTP));
+    let denied = Reason::Gated(vec!["sg-web".into()]);
+    assert_eq!((probe(&cluster, 80), probe(&cluster, 81)), (Reason::Node, denied.clone()));
+    let mut compiler = compile(&cluster, Scope::Node("node-a".into())).unwrap();
+    let [web, db] = ["web", "db"].map(|n| compiler.endpoint(&ObjectKey::new("shop", n)).unwrap());
+    let born = |compiler: &Compiler, of| Pipeline::Born.set(eval::word(compiler.program(), of));
+    assert!(born(&compiler, db).is_some() && born(&compiler, web).is_none());
+    // A rule that goes takes its permission along, and the mode `standard` the whole judgement.
+    let none = SecurityGroup::default();
+    cluster.security.groups.insert("sg-web".into(), none.clone());
+    compiler.apply(Event::SecurityGroup { id: "sg-web".into(), group: Some(none) }).unwrap();
+    assert_eq!(verify(&cluster, &compiler, 3), []);
+    assert_eq!(probe(&cluster, 80), denied);
+    cluster.security.enforcement = Enforcement::Standard;
+    compiler.apply(Event::Enforcement(Enforcement::Standard)).unwrap();
+    assert_eq!(verify(&cluster, &compiler, 3), []);
+    assert_eq!((probe(&cluster, 80), born(&compiler, db)), (Reason::Node, None));
+}
+
 #[test]
 fn s77_a_rule_is_about_its_protocol_and_of_icmp_about_its_messages() {
     let mut cluster = cluster();

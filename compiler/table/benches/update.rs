@@ -50,6 +50,7 @@ fn big(first: u16) -> Program {
         let word = Word {
             ingress_set: set,
             egress_set: SetId::default(),
+            born_set: SetId::new(0),
             flags: Word::INGRESS | Word::GUARD,
         };
         program
@@ -150,6 +151,7 @@ fn main() {
     let word = Word {
         ingress_set: SetId::new(900),
         egress_set: SetId::default(),
+        born_set: SetId::new(0),
         flags: Word::INGRESS | Word::GUARD,
     };
     new.set(

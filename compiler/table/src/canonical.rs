@@ -121,9 +121,9 @@ impl Renaming {
             TableId::Endpoint => {
                 key = endpoint_key(new(&self.endpoints, EndpointKey::of(&key).endpoint));
                 let word = Word::of(&entry);
-                let [ingress_set, egress_set] =
-                    [word.ingress_set, word.egress_set].map(|set| new(&self.sets, set));
-                after = Some(Word { ingress_set, egress_set, ..word }.entry());
+                let [ingress_set, egress_set, born_set] =
+                    word.sets().map(|set| new(&self.sets, set));
+                after = Some(Word { ingress_set, egress_set, born_set, ..word }.entry());
             }
             TableId::OwnV4 | TableId::OwnV6 => {
                 let family = if table == TableId::OwnV4 { Family::V4 } else { Family::V6 };
@@ -263,8 +263,8 @@ fn sets(program: &Program, names: &Renaming, ports: &BTreeMap<RowId, RowPorts>) 
     let mut users: BTreeMap<SetId, BTreeSet<(EndpointId, usize)>> = BTreeMap::new();
     for (key, entry) in &program.table(TableId::Endpoint).entries {
         let (endpoint, word) = (EndpointKey::of(key).endpoint, Word::of(entry));
-        for (direction, set) in [word.ingress_set, word.egress_set].into_iter().enumerate() {
-            users.entry(set).or_default().insert((names.endpoints[&endpoint], direction));
+        for (place, set) in word.sets().into_iter().enumerate() {
+            users.entry(set).or_default().insert((names.endpoints[&endpoint], place));
         }
     }
     let mut ids: BTreeSet<SetId> = users.keys().chain(listed.keys()).copied().collect();

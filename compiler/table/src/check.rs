@@ -192,7 +192,7 @@ impl<'a> Checker<'a> {
     fn words(&mut self) -> BTreeSet<SetId> {
         let mut sets = BTreeSet::new();
         for (key, entry) in self.entries(TableId::Endpoint) {
-            for set in Pipeline::BOTH.into_iter().filter_map(|p| p.set(Word::of(entry))) {
+            for set in Pipeline::ALL.into_iter().filter_map(|p| p.set(Word::of(entry))) {
                 sets.insert(set);
                 for family in Family::BOTH {
                     if self.program.get(TableId::Base, &base_key(set, family)).is_none() {
@@ -203,6 +203,11 @@ impl<'a> Checker<'a> {
                         self.find(Severity::Error, TableId::Endpoint, Some((key, entry)), message);
                     }
                 }
+            }
+            let word = Word::of(entry);
+            if word.born_set != SetId::default() && Pipeline::Born.set(word).is_none() {
+                let message = "the born set judges nothing, since ingress is not isolated";
+                self.find(Severity::Warning, TableId::Endpoint, Some((key, entry)), message);
             }
             if *key == endpoint_key(EndpointId::default()) {
                 self.find(

@@ -13,7 +13,7 @@ pub struct Entry {
     pub action: ActionId,
     /// The action's parameters in its order; unused places are 0. Read by the views of
     /// [`crate::schema`].
-    pub(crate) params: [u64; 3],
+    pub(crate) params: [u64; 4],
     /// Where it comes from; sorted, each once. Targets need not keep it: what is read back from a
     /// kernel has none.
     pub origins: Origins,
@@ -21,13 +21,13 @@ pub struct Entry {
 
 impl Entry {
     /// An entry without origins.
-    pub fn new(action: ActionId, params: [u64; 3]) -> Self {
+    pub fn new(action: ActionId, params: [u64; 4]) -> Self {
         Self { action, params, origins: Origins::default() }
     }
 
     /// The parameters as they stand in the table, for what is checked or shown whatever it means:
     /// what they mean is for the views of [`crate::schema`].
-    pub fn params(&self) -> &[u64; 3] {
+    pub fn params(&self) -> &[u64; 4] {
         &self.params
     }
 

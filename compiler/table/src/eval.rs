@@ -25,18 +25,26 @@ pub enum Pipeline {
     ToPod,
     /// From the pod: the remote is the destination, the egress set judges.
     FromPod,
+    /// Towards the pod, by a packet that is born on the node: the remote is the source, the born
+    /// set judges.
+    Born,
 }
 
 impl Pipeline {
-    /// Both pipelines, the one to the pod first.
+    /// Those of packets from anywhere and to anywhere, the one to the pod first.
     pub const BOTH: [Pipeline; 2] = [Pipeline::ToPod, Pipeline::FromPod];
 
+    /// All pipelines.
+    pub const ALL: [Pipeline; 3] = [Pipeline::ToPod, Pipeline::FromPod, Pipeline::Born];
+
     /// The set that judges packets of this pipeline under `word`; None where the direction is not
-    /// isolated.
+    /// isolated, and where what is born on the node passes.
     pub fn set(self, word: Word) -> Option<SetId> {
         let (flag, set) = match self {
             Pipeline::ToPod => (Word::INGRESS, word.ingress_set),
             Pipeline::FromPod => (Word::EGRESS, word.egress_set),
+            Pipeline::Born if word.born_set == SetId::default() => return None,
+            Pipeline::Born => (Word::INGRESS, word.born_set),
         };
         (word.flags & flag != 0).then_some(set)
     }
@@ -47,6 +55,8 @@ impl Pipeline {
         let (flag, set) = match self {
             Pipeline::ToPod => (Word::TRIED_INGRESS, word.ingress_set),
             Pipeline::FromPod => (Word::TRIED_EGRESS, word.egress_set),
+            // What is born on the node is compared with nothing.
+            Pipeline::Born => return None,
         };
         (word.flags & flag != 0).then_some(set)
     }
@@ -378,17 +388,27 @@ pub fn verdict(
     port: Option<u16>,
 ) -> Verdict {
     let Some(set) = pipeline.set(word(program, endpoint)) else { return Verdict::Permit };
-    let permitted = match Answer::of(answer(program, set, remote(program, address).class)) {
-        Answer::Permit => true,
-        Answer::Row(row) => permits(program, row, packet_class(program, address, protocol, port)),
-        Answer::Deny => false,
-    };
-    match permitted {
+    match permits_in(program, set, address, protocol, port) {
         true => Verdict::Permit,
         false if pipeline == Pipeline::FromPod && is_service(program, address, protocol, port) => {
             Verdict::Defer
         }
         false => Verdict::Deny,
+    }
+}
+
+/// Does a set permit a packet from or to this address?
+pub fn permits_in(
+    program: &Program,
+    set: SetId,
+    address: IpAddr,
+    protocol: u8,
+    port: Option<u16>,
+) -> bool {
+    match Answer::of(answer(program, set, remote(program, address).class)) {
+        Answer::Permit => true,
+        Answer::Row(row) => permits(program, row, packet_class(program, address, protocol, port)),
+        Answer::Deny => false,
     }
 }
 
@@ -499,7 +519,12 @@ pub fn alike(
     address: IpAddr,
     protocol: u8,
 ) -> Option<Verdict> {
-    let Some(set) = pipeline.set(word(program, endpoint)) else { return Some(Verdict::Permit) };
+    let set = pipeline.set(word(program, endpoint));
+    set.map_or(Some(Verdict::Permit), |set| alike_in(program, set, address, protocol))
+}
+
+/// The same of a set.
+pub fn alike_in(program: &Program, set: SetId, address: IpAddr, protocol: u8) -> Option<Verdict> {
     match Answer::of(answer(program, set, remote(program, address).class)) {
         Answer::Permit => Some(Verdict::Permit),
         Answer::Row(row) => row_alike(program, row, Family::of(address), protocol),

@@ -261,7 +261,7 @@ fn action(input: &str) -> Parsed<'_, Entry> {
         let names: Vec<_> = ActionId::ALL.iter().map(|a| a.spec().name).collect();
         return fail(input, format!("an action ({})", names.join(", ")));
     };
-    let mut entry = Entry::new(id, [0; 3]);
+    let mut entry = Entry::new(id, [0; 4]);
     let spec = id.spec().params;
     let mut next = 0;
     let mut open = "(";

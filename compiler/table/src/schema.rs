@@ -20,7 +20,7 @@
 //!
 //! ```text
 //! endpoint = interface[ifindex]                    none: not ours, next
-//! word     = endpoint[endpoint]                    {ingress set, egress set, flags}
+//! word     = endpoint[endpoint]                    {ingress set, egress set, born set, flags}
 //! own_mac[endpoint]                                on a bridge: the frame's source, or its unicast
 //!                                                  destination, must be this address (S55)
 //! from_pod, guard flag: own_v4/own_v6[endpoint, source] must hit (S55)
@@ -28,6 +28,7 @@
 //!                        tunnel[protocol, destination port]: only where row and verdict permit the
 //!                        port, and never where the protocol has none (S45)
 //! direction not isolated: permit
+//! to_pod, born on the node (S44): permit, where the word has a born set: as that set says (S82)
 //! class    = remote_v4/remote_v6[remote]           default class 0
 //! pc       = port[protocol, destination port]      default 0: protocols without ports
 //!                                                  (ICMP: type << 8 | code; other protocols: 0)
@@ -146,7 +147,7 @@ actions! {
     /// Sets the endpoint.
     SetEndpoint "set_endpoint" SetEndpoint { endpoint: EndpointId } fn set_endpoint;
 
-    /// Sets the word: ingress set, egress set, flags.
+    /// Sets the word: ingress set, egress set, set of what is born on the node, flags.
     SetPolicy "set_policy"
     /// The word of an endpoint; targets store it so that a packet reads it in one load.
     Word {
@@ -155,6 +156,9 @@ actions! {
         ingress_set: SetId,
         /// The same of packets from the pod. 0: none.
         egress_set: SetId,
+        /// Judges packets to the pod that are born on the node, in place of `ingress_set` where
+        /// [`Word::INGRESS`] is set (S82). 0: these pass (S44).
+        born_set: SetId,
         /// [`Word::INGRESS`] and what follows it.
         flags: u8 as Hex
     };
@@ -246,8 +250,11 @@ mod tests {
         {
             assert_eq!(DirectoryKey::of(&directory_key(named)).named, named);
         }
-        let word =
-            Word { ingress_set: SetId::new(1), egress_set: SetId::new(2), flags: Word::GUARD };
+        let word = Word {
+            egress_set: SetId::new(2),
+            born_set: SetId::new(3),
+            ..Word::flagged(Word::GUARD)
+        };
         assert_eq!(Word::of(&word.entry()), word);
         let mac = [2, 0, 0, 0, 0xfe, 0xff];
         assert_eq!(SetMac::of(&set_mac(mac)).address, mac);

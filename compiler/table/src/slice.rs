@@ -16,10 +16,8 @@ use crate::{
 /// remotes and ports that these tell apart from others.
 pub fn of_endpoint(program: &Program, endpoint: EndpointId) -> Program {
     let word = eval::word(program, endpoint);
-    let sets: BTreeSet<SetId> = [word.ingress_set, word.egress_set]
-        .into_iter()
-        .filter(|s| *s != SetId::default())
-        .collect();
+    let sets: BTreeSet<SetId> =
+        word.sets().into_iter().filter(|s| *s != SetId::default()).collect();
     let mut shown = Program::default();
     let mut keep = |table: TableId, wanted: &dyn Fn(&Key, &Entry) -> bool| {
         let entries = program.table(table).entries.iter().filter(|(k, e)| wanted(k, e));

@@ -26,7 +26,12 @@ fn findings(entries: impl IntoIterator<Item = (TableId, Key, Entry)>) -> Vec<Str
 #[test]
 fn an_empty_program_and_an_isolated_pod_are_fine() {
     assert_eq!(findings([]), [""; 0]);
-    let word = Word { ingress_set: SetId::new(1), egress_set: SetId::new(0), flags: Word::INGRESS };
+    let word = Word {
+        ingress_set: SetId::new(1),
+        egress_set: SetId::new(0),
+        born_set: SetId::new(0),
+        flags: Word::INGRESS,
+    };
     let entries = [
         (TableId::Interface, interface_key(IfIndex::new(5)), set_endpoint(EndpointId::new(1))),
         (TableId::Endpoint, endpoint_key(EndpointId::new(1)), set_policy(word)),
@@ -73,7 +78,7 @@ fn fields_and_actions_that_break_the_schema_are_errors() {
             TableId::Endpoint,
             Key::new([Match::exact(65536u32)]),
             set_policy(Word::default()),
-            "error: table endpoint: `65536 -> set_policy(ingress_set 0, egress_set 0, flags 0x0)`: \
+            "error: table endpoint: `65536 -> set_policy(ingress_set 0, egress_set 0, born_set 0, flags 0x0)`: \
              endpoint is wider than 16 bits",
         ),
         (
@@ -86,14 +91,14 @@ fn fields_and_actions_that_break_the_schema_are_errors() {
         (
             TableId::RemoteV4,
             prefix(0, 0),
-            Entry::new(ActionId::SetRemote, [0, 1 << 16, 0]),
+            Entry::new(ActionId::SetRemote, [0, 1 << 16, 0, 0]),
             "error: table remote_v4: `0.0.0.0/0 -> set_remote(class 0, incarnation 0x10000)`: \
              incarnation is wider than 16 bits",
         ),
         (
             TableId::Directory,
             directory_key(Named::Set(SetId::new(1))),
-            Entry::new(ActionId::Fingerprint, [0, 1, 0]),
+            Entry::new(ActionId::Fingerprint, [0, 1, 0, 0]),
             "error: table directory: `2, 1 -> fingerprint(value 0x0, param1 1)`: fingerprint has \
              no parameter 1",
         ),
@@ -101,7 +106,7 @@ fn fields_and_actions_that_break_the_schema_are_errors() {
             TableId::Endpoint,
             endpoint_key(EndpointId::new(1)),
             set_policy(Word::flagged(128)),
-            "error: table endpoint: `1 -> set_policy(ingress_set 0, egress_set 0, flags 0x80)`: it \
+            "error: table endpoint: `1 -> set_policy(ingress_set 0, egress_set 0, born_set 0, flags 0x80)`: it \
              has flags without a meaning",
         ),
     ];
@@ -120,6 +125,29 @@ fn fields_and_actions_that_break_the_schema_are_errors() {
     }
     let found = check::check(&small);
     assert_eq!(found[0].to_string(), "error: table own_v4: has 2 entries, but its size is 1");
+}
+
+#[test]
+fn s82_a_born_set_that_judges_nothing_is_a_warning() {
+    let mut program = Program::default();
+    let base = base_key(SetId::new(1), Family::V4);
+    program.table_mut(TableId::Base).entries.insert(base, plain(ActionId::Deny));
+    for (flags, expected) in [
+        (
+            Word::INGRESS,
+            "error: table endpoint: `1 -> set_policy(ingress_set 0, egress_set 0, born_set 1, flags 0x1)`: set 1 has no base for family 6",
+        ),
+        (
+            Word::EGRESS,
+            "warning: table endpoint: `1 -> set_policy(ingress_set 0, egress_set 0, born_set 1, flags 0x2)`: the born set judges nothing",
+        ),
+    ] {
+        let word = Word { born_set: SetId::new(1), ..Word::flagged(flags) };
+        let key = endpoint_key(EndpointId::new(1));
+        program.table_mut(TableId::Endpoint).entries.insert(key, set_policy(word));
+        let found: Vec<String> = check::check(&program).iter().map(ToString::to_string).collect();
+        assert!(found.iter().any(|line| line.starts_with(expected)), "{found:?}");
+    }
 }
 
 #[test]
@@ -175,6 +203,7 @@ fn ids_that_lead_nowhere_are_errors_and_entries_nothing_reaches_are_warnings() {
     let word = Word {
         ingress_set: SetId::new(1),
         egress_set: SetId::new(2),
+        born_set: SetId::new(0),
         flags: Word::INGRESS | Word::EGRESS,
     };
     let permit = || plain(ActionId::Permit);
@@ -210,7 +239,7 @@ fn ids_that_lead_nowhere_are_errors_and_entries_nothing_reaches_are_warnings() {
     let expected = [
         "warning: table interface: `1 -> set_endpoint(endpoint 9)`: endpoint 9 has no word: \
          nothing is isolated",
-        "error: table endpoint: `1 -> set_policy(ingress_set 1, egress_set 2, flags 0x3)`: set 2 \
+        "error: table endpoint: `1 -> set_policy(ingress_set 1, egress_set 2, born_set 0, flags 0x3)`: set 2 \
          has no base for family 6: it denies everything",
         "warning: table own_v4: `3, 10.0.0.1 -> own`: its endpoint has no word",
         "error: table remote_v4: `10.0.0.1/32 -> set_remote(class 2, incarnation 0x0)`: the \
@@ -249,8 +278,8 @@ fn shuffled(random: &mut Random, program: &Program) -> Program {
         match table {
             TableId::Endpoint => {
                 let word = Word::of(e);
-                let (ingress_set, egress_set) = (set(word.ingress_set), set(word.egress_set));
-                (k.clone(), set_policy(Word { ingress_set, egress_set, ..word }))
+                let [ingress_set, egress_set, born_set] = word.sets().map(set);
+                (k.clone(), set_policy(Word { ingress_set, egress_set, born_set, ..word }))
             }
             TableId::RemoteV4 => (k.clone(), leaf(Family::V4)),
             TableId::RemoteV6 => (k.clone(), leaf(Family::V6)),

@@ -17,8 +17,9 @@ type Rules = BTreeSet<(u8, Option<(u16, u16)>)>;
 /// What is to be compiled.
 #[derive(Clone, Default)]
 struct Model {
-    /// Ingress and egress rules by endpoint; None: not isolated.
-    endpoints: BTreeMap<EndpointId, [Option<Rules>; 2]>,
+    /// By endpoint: rules for ingress, for egress, and for what is born on the node. None: not
+    /// isolated.
+    endpoints: BTreeMap<EndpointId, [Option<Rules>; 3]>,
     /// The peers that the addresses of a prefix are.
     peers: BTreeMap<usize, BTreeSet<u8>>,
 }
@@ -145,13 +146,14 @@ impl Compiler {
             }
         }
         for (&endpoint, directions) in &model.endpoints {
-            let [ingress, egress] = directions
+            let [ingress, egress, born] = directions
                 .each_ref()
                 .map(|d| d.as_ref().map(|r| SetId::new(self.sets.get(r.clone()))));
             let flag = |set: Option<SetId>, flag: u8| set.map_or(0, |_| flag);
             let word = Word {
                 ingress_set: ingress.unwrap_or_default(),
                 egress_set: egress.unwrap_or_default(),
+                born_set: born.unwrap_or_default(),
                 flags: flag(ingress, Word::INGRESS) | flag(egress, Word::EGRESS) | Word::GUARD,
             };
             put(TableId::Endpoint, endpoint_key(endpoint), set_policy(word));
@@ -198,7 +200,7 @@ fn change(random: &mut Random, model: &mut Model) {
             1 | 2 => {
                 let endpoint = random.pick(&ENDPOINTS);
                 let mut direction = || random.chance(70).then(|| rules(random));
-                let directions = [direction(), direction()];
+                let directions = [direction(), direction(), direction()];
                 model.endpoints.insert(endpoint, directions);
             }
             3 if random.chance(30) => drop(model.endpoints.remove(&random.pick(&ENDPOINTS))),
@@ -267,7 +269,7 @@ fn s57_no_packet_sees_a_mix_in_an_incremental_update() {
 fn a_small_event_makes_few_writes() {
     let (mut compiler, mut model) = (Compiler::default(), Model::default());
     let allow = Some(Rules::from([(1, Some((80, 80)))]));
-    model.endpoints.insert(EndpointId::new(1), [allow, None]);
+    model.endpoints.insert(EndpointId::new(1), [allow, None, None]);
     model.peers.insert(5, BTreeSet::from([1]));
     let old = compiler.compile(&model);
     model.peers.insert(7, BTreeSet::from([1]));

@@ -20,6 +20,7 @@ fn example() -> Program {
     let word = Word {
         ingress_set: SetId::new(1),
         egress_set: SetId::new(0),
+        born_set: SetId::new(0),
         flags: Word::INGRESS | Word::GUARD,
     };
     put(TableId::Endpoint, endpoint_key(EndpointId::new(1)), set_policy(word));
@@ -117,7 +118,7 @@ fn programs_that_break_the_rules_of_their_tables_print_and_parse_too() {
         ),
     ];
     for (i, (table, key)) in odd.into_iter().enumerate() {
-        let entry = Entry::new(ActionId::ALL[i], [u64::MAX, 0, 3]).from(origins.clone());
+        let entry = Entry::new(ActionId::ALL[i], [u64::MAX, 0, 3, 0]).from(origins.clone());
         program.table_mut(table).entries.insert(key, entry);
     }
     let printed = text::print(&program);

@@ -70,6 +70,7 @@ pub fn recording<'a>(
         let word = Word {
             ingress_set: set(Word::INGRESS, word.ingress_set),
             egress_set: set(Word::EGRESS, word.egress_set),
+            born_set: set(Word::INGRESS, word.born_set),
             // Nothing is compared meanwhile, since sets are missing.
             flags: Word::RECORD | word.flags & !(isolation(word) & !stays | Word::TRIED),
         };

@@ -10,7 +10,6 @@ use ipnetwork::Ipv6Network;
 use netpolc_host::links;
 use netpolc_lower::{Tunnel, Wire};
 use netpolc_table::IfIndex;
-use netpolc_target::semantics::TUNNEL_PROTOCOLS;
 
 /// Reads the devices of the calling thread's network namespace. The IP protocols of tunnels count
 /// whatever devices the node has, since another node may have others.
@@ -18,8 +17,7 @@ use netpolc_target::semantics::TUNNEL_PROTOCOLS;
 /// # Errors
 /// The kernel's links or addresses cannot be read.
 pub fn look() -> io::Result<Wire> {
-    let mut wire =
-        Wire { tunnels: TUNNEL_PROTOCOLS.map(Tunnel::Protocol).into(), ..Wire::default() };
+    let mut wire = Wire::of_every_node();
     let links = links::all()?;
     let bridges: BTreeSet<u32> =
         links.iter().filter(|link| link.is_bridge()).map(|link| link.index).collect();

@@ -23,9 +23,9 @@ use netpolc_host::{
     conntrack::{Tracked, Tuple},
 };
 use netpolc_kube_sync::{Input, load};
-use netpolc_policy::{ByDefault, Cluster, ObjectKey, Unselected};
+use netpolc_policy::{ByDefault, Cluster, Enforcement, ObjectKey, Unselected};
 use netpolc_table::{IfIndex, TableId, schema::Word};
-use netpolc_target::{Frame, Hook, Mark, Verdict, frame::Packet};
+use netpolc_target::{Arrival, Frame, Hook, Mark, Verdict, frame::Packet};
 
 #[derive(Clone, Default)]
 struct Net {
@@ -271,6 +271,39 @@ fn s90_the_default_of_the_node_isolates_and_outlives_a_restart() {
     let mut third = Agent::new("n1".into(), attached, net).unwrap();
     third.update(cluster(&text)).unwrap();
     assert_eq!(standings(&third), [Standing::Open; 4]);
+}
+
+/// S80, S82: a probe of the node's own needs a rule of the pod's group, unless the agent was told
+/// that groups do not judge what stays on the node.
+#[test]
+fn s80_s82_groups_judge_what_the_node_sends_as_the_agent_was_told() {
+    let (mut agent, host, _) = agent();
+    let group = |rules: &str| {
+        format!(
+            "{PODS}---\napiVersion: vpcresources.k8s.aws/v1beta1\nkind: SecurityGroupPolicy\n\
+             metadata: {{name: db, namespace: default}}\nspec: {{podSelector: {{matchLabels: \
+             {{role: db}}}}, securityGroups: {{groupIds: [sg-db]}}}}\n---\napiVersion: \
+             ec2.services.k8s.aws/v1alpha1\nkind: SecurityGroup\nmetadata: {{name: db, namespace: \
+             default}}\nspec: {{name: db, ingressRules: [{rules}]}}\nstatus: {{id: sg-db}}\n"
+        )
+    };
+    let probe = |source_port: u16| {
+        let packet = Packet::new([192, 168, 0, 1], [10, 0, 0, 1]).tcp(source_port, 8080, 0x02);
+        let (interface, mark) = (IfIndex::new(11), Mark::Clear);
+        let frame = Frame { interface, arrival: Arrival::Born, mark, bytes: packet.build() };
+        host.packet(Hook::ToPod, &frame)
+    };
+    agent.update(cluster(PODS)).unwrap();
+    assert_eq!(probe(1_000), Verdict::Next, "without groups");
+    let rule =
+        "{ipProtocol: tcp, fromPort: 8080, toPort: 8080, ipRanges: [{cidrIP: 192.168.0.0/24}]}";
+    for (rules, expected) in [("", Verdict::Drop), (rule, Verdict::Next), ("", Verdict::Drop)] {
+        agent.update(cluster(&group(rules))).unwrap();
+        assert_eq!(probe(1_001), expected, "{rules}");
+    }
+    agent.set_enforcement(Enforcement::Standard);
+    agent.update(cluster(&group(""))).unwrap();
+    assert_eq!(probe(1_002), Verdict::Next, "exempt");
 }
 
 /// S85: connections that an audited policy would have denied are counted under its name, across an

@@ -18,7 +18,7 @@
 //!
 //! use netpolc_host::Connection;
 //! use netpolc_table::{
-//!     EndpointId, IfIndex, Incarnation, Program, SetId, TableId, Write, delta, schema, text,
+//!     EndpointId, IfIndex, Incarnation, Program, TableId, Write, delta, schema, text,
 //! };
 //! use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Taken, Target, execute, fill};
 //!
@@ -109,7 +109,7 @@
 //! // The pod behind interface 7 is endpoint 1, and nothing isolates it.
 //! let (pod, interface) = (EndpointId::new(1), IfIndex::new(7));
 //! let mut wanted = Program::default();
-//! let open = schema::Word { ingress_set: SetId::new(0), egress_set: SetId::new(0), flags: 0 };
+//! let open = schema::Word::flagged(0);
 //! let word = schema::set_policy(open);
 //! wanted.apply(&Write::put(TableId::Endpoint, schema::endpoint_key(pod), word));
 //! let entry = schema::set_endpoint(pod);

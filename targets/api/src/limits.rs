@@ -97,11 +97,8 @@ fn ids(table: TableId, key: &Key, entry: &Entry) -> Vec<Id> {
         TableId::Interface => vec![Id::Endpoint(SetEndpoint::of(entry).endpoint)],
         TableId::Endpoint => {
             let word = Word::of(entry);
-            vec![
-                Id::Endpoint(EndpointKey::of(key).endpoint),
-                Id::Set(word.ingress_set),
-                Id::Set(word.egress_set),
-            ]
+            let endpoint = Id::Endpoint(EndpointKey::of(key).endpoint);
+            [endpoint].into_iter().chain(word.sets().map(Id::Set)).collect()
         }
         TableId::OwnV4 => vec![Id::Endpoint(OwnKey::of(Family::V4, key).endpoint)],
         TableId::OwnV6 => vec![Id::Endpoint(OwnKey::of(Family::V6, key).endpoint)],
@@ -253,6 +250,7 @@ mod tests {
         let set = schema::set_policy(schema::Word {
             ingress_set: SetId::new(0),
             egress_set: SetId::new(4),
+            born_set: SetId::new(0),
             flags: 2,
         });
         assert!(

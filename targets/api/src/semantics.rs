@@ -14,10 +14,12 @@
 //! hook is `from_pod` and the word has GUARD or EGRESS. *Born*: the hook is `to_pod`, the packet
 //! came in by no interface (`ingress_ifindex` is 0) and a socket of the node is on it
 //! ([`crate::Arrival::Born`], S44). What has neither was forwarded: the kernel has cut it anew
-//! after reassembly, and has forgotten the interface. *Own traffic* (S47): the hook is `to_pod`,
-//! and `interface[ingress_ifindex]` is the endpoint itself. *Mark*: one bit of the packet's mark
-//! ([`DEFERRED_MARK`], configurable): its egress is still to be judged (S48). *Next* leaves it as
-//! it is, *Defer* is Next with the mark set. Nothing else on the node may use the bit.
+//! after reassembly, and has forgotten the interface. *Gated* (S82): born, `iso`, and the word's
+//! born set is not 0. A gated packet is judged like one that is not born, with the born set in the
+//! place of the word's ingress set. *Exempt*: born and not gated. *Own traffic* (S47): the hook is
+//! `to_pod`, and `interface[ingress_ifindex]` is the endpoint itself. *Mark*: one bit of the
+//! packet's mark ([`DEFERRED_MARK`], configurable): its egress is still to be judged (S48). *Next*
+//! leaves it as it is, *Defer* is Next with the mark set. Nothing else on the node may use the bit.
 //! *Refuse(reason)*: Drop where `iso`, else Next at once (no state, no record). *Refuse
 //! early(reason)*: Drop where `iso` or `guard`, else Next. Every comparison of offsets is against
 //! the frame's length or `end`, never against what happens to be linear.
@@ -115,7 +117,7 @@
 //! *Later*: offset not 0. Neither: not a fragment. The record's key is endpoint, hook, source,
 //! destination, protocol (IPv4: of the header; IPv6: byte 0 of header 44) and identification (IPv4
 //! 16 bits at 4, IPv6 32 bits). A later fragment, in this order: not `iso`, `guard`, and `tunnel`
-//! has (protocol, 0): Drop(Tunnel), as its first one. Not `iso`: Next. Born: Next. Offset 1 (8
+//! has (protocol, 0): Drop(Tunnel), as its first one. Not `iso`: Next. Exempt: Next. Offset 1 (8
 //! bytes) and protocol TCP or SCTP, which could overwrite flags (RFC 3128): Drop(Fragment). A live
 //! record: its verdict (Drop(Fragment)). The protocol is an extension header: Drop(Fragment).
 //! `guard`, and `tunnel` has (protocol, 0), so that the first one is dropped: Drop(Fragment). The
@@ -123,7 +125,7 @@
 //! family: every type and code; others: 0): Next, unless the hook is `to_pod` and the remote is the
 //! endpoint's own address. Own traffic, or at the other hooks a remote that is the endpoint's own
 //! address: Next. Else Drop(Fragment). A first fragment goes on as a whole packet; where `iso`, and
-//! it is not born, and step 6 was reached, its verdict (a Refuse of step 6 too) is recorded for
+//! it is not exempt, and step 6 was reached, its verdict (a Refuse of step 6 too) is recorded for
 //! [`FRAGMENT_SECONDS`], replacing what was there; its later fragments then get it, Defer included.
 //! Where the table of records is full of live ones, the verdict may go unrecorded, or replace the
 //! oldest; its later fragments then come without a record.
@@ -132,7 +134,7 @@
 //! other protocol (ICMP over IPv6, ICMPv6 over IPv4 are such) needs none.
 //!
 //! **Step 7, ICMP errors**: ICMP types 3, 4, 5, 11, 12; ICMPv6 types 1, 2, 3, 4. Not `iso`: Next.
-//! Born: Next. *Forged* (see the judgement): Drop(SpoofedSource). A first fragment:
+//! Exempt: Next. *Forged* (see the judgement): Drop(SpoofedSource). A first fragment:
 //! Drop(IcmpError). At `from_pod` more than [`quotation`] bytes behind the message's first 8:
 //! Drop(IcmpError). The inner packet begins 8 bytes into the message and must be of the same
 //! family. Inner IPv4: 20 bytes before `end`, version 4, header length field >= 5, offset 0;
@@ -171,11 +173,13 @@
 //!
 //! *Live*: its deadline is later than now and its remote incarnation equals what `remote_v4/v6`
 //! says of the remote now (S43). *Is a Service's*: the protocol is one of [`HAS_PORTS`], and
-//! `service_v4/v6` has (remote, protocol, remote port). *Opener permits*: the entry was born on the
-//! node (S44); or Permits(the opener's direction, remote, the opener's destination port); or the
-//! hook is `to_pod`, the opener `from_pod`, and the entry is *deferred* or the remote is a
-//! Service's. *Forged* (S47): `iso`, `to_pod`, not born, not own traffic, and the remote is one of
-//! the endpoint's own addresses: Drop(SpoofedSource), whatever the tables say.
+//! `service_v4/v6` has (remote, protocol, remote port). *Opener permits*: the entry is *own*; or it
+//! was born on the node, and the word has no born set, or not INGRESS, or that set permits (remote,
+//! the opener's destination port) (S44, S82); or it is neither, and Permits(the opener's direction,
+//! remote, the opener's destination port); or the hook is `to_pod`, the opener `from_pod`, and the
+//! entry is *deferred* or the remote is a Service's. *Forged* (S47): `iso`, `to_pod`, not exempt,
+//! not own traffic, and the remote is one of the endpoint's own addresses: Drop(SpoofedSource),
+//! whatever the tables say.
 //!
 //! *Touch*: the phase becomes [`Phase::after`], the deadline now + [`seconds`]; the write may be
 //! left out where the phase stays and the deadline would move by less than one second.
@@ -189,7 +193,7 @@
 //! destination port). Who sends datagrams that the tables permit both ways has opened nothing that
 //! they do not say.
 //!
-//! *Allowed* := born (S44), or Permits(this hook's direction, remote, destination port).
+//! *Allowed* := exempt (S44), or Permits(this hook's direction, remote, destination port).
 //!
 //! | allowed? | packet | entry | does |
 //! |---|---|---|---|
@@ -197,13 +201,13 @@
 //! | yes | Open, Datagram | not *needed*, whether or not there is one | Next |
 //! | yes | Open | live, Closing or Reset | create anew, Next |
 //! | yes | Open, Datagram | live otherwise | touch, Next; the opener stays (S40) |
-//! | yes | Open, Datagram | not live, none | create, Next; no room: Next where the word has only RECORD or the packet is born, else Drop(StateFull) |
+//! | yes | Open, Datagram | not live, none | create, Next; no room: Next where the word has only RECORD or the packet is exempt, else Drop(StateFull) |
 //! | yes | Accept, Finish, Reset; of SCTP also Data | live | touch, Next |
 //! | yes | any other | | Next |
 //! | no | Open of TCP | live, phase Opening, opener is the other hook, opener permits | touch, Next (crossing SYNs) |
 //! | no | not Open, has a tuple | live, opener is the other hook, opener permits | touch, Next |
 //! | no | not Open, has a tuple | `from_pod`; live, opener is this hook, *deferred* | touch, Defer |
-//! | no | any other, has a tuple | own traffic | as if allowed; an entry that it creates is *born* |
+//! | no | any other, has a tuple | own traffic | as if allowed; an entry that it creates is *own* |
 //! | no | any other, has a tuple | `from_pod`, the remote is a Service's | as if allowed, and Defer instead of Next; an entry that it creates is *deferred* |
 //! | no | any other | | Drop(Policy) |
 //!
@@ -411,10 +415,6 @@ pub const fn needed(protocol: u8, family: u8) -> usize {
         _ => 0,
     }
 }
-
-/// The IP protocols that a node may unwrap: IPv4, IPv6, GRE, IPIP (94), EtherIP, L2TP, MPLS in IP
-/// (S45).
-pub const TUNNEL_PROTOCOLS: [u8; 7] = [4, 41, 47, 94, 97, 115, 137];
 
 /// How many bytes an ICMPv6 message of neighbour discovery may have: what Linux sends, with room
 /// for options.

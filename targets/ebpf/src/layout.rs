@@ -429,8 +429,8 @@ pub const ROW_PERMIT: u16 = 0xffff;
 pub mod endpoint {
     /// The size of a record in bytes.
     pub const SIZE: usize = 64;
-    /// u64: ingress set | egress set << 16 | flags << 32 (`Word`'s). The one word that an update
-    /// switches.
+    /// u64: ingress set | egress set << 16 | flags << 32 (`Word`'s) | born set << 40. The one word
+    /// that an update switches.
     pub const WORD: usize = 0;
     /// The first own IPv4 address as in the packet; 0.0.0.0 where there is none.
     pub const OWN_V4: usize = 8;
@@ -448,6 +448,8 @@ pub mod endpoint {
     pub const OWN_MAC: usize = 32;
     /// The bit of the word at which the flags begin.
     pub const FLAGS_SHIFT: u32 = 32;
+    /// The bit of the word at which the born set begins. The bits above it are 0.
+    pub const BORN_SHIFT: u32 = 40;
 }
 
 /// The size of a key of `own_more` in bytes.

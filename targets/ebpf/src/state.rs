@@ -26,8 +26,8 @@ use crate::{
     layout::{
         Clock, MapId, compared_key, config,
         state::{
-            BORN, BUSY, DEADLINE, DEFERRED, FROM_POD, KEY_V4, PHASE_SHIFT, StateHash, TAG_SHIFT,
-            Tuple, WAYS,
+            BORN, BUSY, DEADLINE, DEFERRED, FROM_POD, KEY_V4, OWN, PHASE_SHIFT, StateHash,
+            TAG_SHIFT, Tuple, WAYS,
         },
     },
     loader::Loaded,
@@ -194,7 +194,7 @@ pub(crate) fn find(table: &Table, hash: StateHash, key: &[u8]) -> Option<usize> 
 fn set_opener(table: &Table, slot: usize, opener: u64) -> bool {
     let change = |meta: u64| {
         (meta & BUSY == 0 && meta & FROM_POD != opener)
-            .then_some(meta & !(FROM_POD | BORN | DEFERRED) | opener)
+            .then_some(meta & !(FROM_POD | BORN | OWN | DEFERRED) | opener)
     };
     table.meta(slot).fetch_update(AcqRel, Acquire, change).is_ok()
 }

@@ -100,6 +100,7 @@ fn isolate(ebpf: &mut Ebpf, ifindex: IfIndex) {
     let word = Word {
         ingress_set: SetId::new(0),
         egress_set: SetId::new(1),
+        born_set: SetId::new(0),
         flags: Word::INGRESS | Word::EGRESS,
     };
     let policy = [
@@ -261,6 +262,7 @@ fn s58_quick_filters_become_links() {
         let word = Word {
             ingress_set: SetId::new(0),
             egress_set: SetId::new(last),
+            born_set: SetId::new(0),
             flags: Word::INGRESS | Word::EGRESS,
         };
         ebpf.write(&Write::put(

@@ -148,6 +148,7 @@ fn word(rng: &mut Rng) -> Word {
     Word {
         ingress_set: SetId::new(1 + rng.below(5) as u16),
         egress_set: SetId::new(1 + rng.below(5) as u16),
+        born_set: SetId::new(rng.below(6) as u16),
         flags: *rng.pick(&[3, 3, 1, 2, 11, 4, 8]),
     }
 }

@@ -56,7 +56,12 @@ fn address(family: Family, n: u16) -> IpAddr {
 
 /// Packets from the pod are permitted to TCP port 443 only.
 fn program(ebpf: &mut Ebpf, ifindex: IfIndex) {
-    let word = Word { ingress_set: SetId::new(0), egress_set: SetId::new(1), flags: Word::EGRESS };
+    let word = Word {
+        ingress_set: SetId::new(0),
+        egress_set: SetId::new(1),
+        born_set: SetId::new(0),
+        flags: Word::EGRESS,
+    };
     let mut writes = vec![
         Write::put(
             TableId::Port,

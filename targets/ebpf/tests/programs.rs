@@ -140,6 +140,7 @@ fn writes(ifindex: IfIndex) -> Vec<Write> {
     let word = Word {
         ingress_set: SetId::new(1),
         egress_set: SetId::new(2),
+        born_set: SetId::new(0),
         flags: Word::INGRESS | Word::EGRESS,
     };
     let mut writes = pod(ifindex, word, &Family::BOTH.map(|family| address(family, 1)));

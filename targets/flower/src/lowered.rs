@@ -93,6 +93,8 @@ pub enum Reason {
     Priority,
     /// Software mode has no hook behind Service translation.
     Service,
+    /// Software mode judges what the node itself sends like everything else that comes to the pod.
+    Born,
     /// Software mode passes all protocols without ports, or none, and no messages of ICMP alone.
     Apart,
 }
@@ -115,6 +117,10 @@ impl Reason {
             Reason::NextHop => "not forwarded: the pod's hardware address is not known",
             Reason::Service => {
                 "stricter than policy: without eBPF a Service's address is judged as it is"
+            }
+            Reason::Born => {
+                "stricter than policy: filters judge what the node sends by all policies, and not by \
+                 security groups alone"
             }
             Reason::Apart => {
                 "stricter than policy: filters do not tell protocols without ports apart"

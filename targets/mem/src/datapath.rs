@@ -5,7 +5,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use netpolc_table::{
-    EndpointId, IfIndex, TableId, eval,
+    EndpointId, IfIndex, TableId,
+    eval::{self, Pipeline},
     schema::{Family, SetEndpoint, Word, interface_key, own_key},
 };
 use netpolc_target::{
@@ -37,6 +38,7 @@ pub(crate) const NEXT: Answer = Ok(Mark::Clear);
 pub(crate) struct Context {
     pub hook: Hook,
     pub endpoint: EndpointId,
+    /// That of the endpoint; where the packet is gated, with the born set as its ingress set.
     pub word: Word,
     /// Where the packet was created; `OnNode` is possible only at `to_pod`.
     pub birth: Birth,
@@ -48,6 +50,11 @@ impl Context {
     /// Whether the packet's direction is isolated (`iso`).
     pub fn isolated(&self) -> bool {
         isolated(self.word, self.hook)
+    }
+
+    /// Whether the packet is born on the node and nobody judges it (S44): it is not *gated*.
+    pub fn exempt(&self) -> bool {
+        self.birth == Birth::OnNode && Pipeline::Born.set(self.word).is_none()
     }
 
     /// Whether the pod is guarded and sends the packet (`guard`).
@@ -113,7 +120,12 @@ impl Mem {
             _ => Birth::Elsewhere,
         };
         let sender = self.endpoint_of(frame.arrival.ifindex());
-        let context = Context { hook, endpoint, word: self.word(endpoint), birth, sender };
+        let mut word = self.word(endpoint);
+        // What judges the packet stands in the place of the ingress set from here on.
+        if let (Birth::OnNode, Some(set)) = (birth, Pipeline::Born.set(word)) {
+            word.ingress_set = set;
+        }
+        let context = Context { hook, endpoint, word, birth, sender };
         // Hardware addresses come before everything else: they hold for pods without policies too.
         if let Err(reason) = self.hardware(&context, &frame.bytes) {
             return (endpoint, Err(reason));
@@ -255,7 +267,7 @@ impl Mem {
             id: piece.id,
         };
         // Fragments have records only where their verdict may be Drop.
-        let judged = context.isolated() && context.birth == Birth::Elsewhere;
+        let judged = context.isolated() && !context.exempt();
         if let Part::Later(piece) = network.part {
             return match judged {
                 true => self.later(context, piece, record(piece)),
@@ -298,7 +310,7 @@ impl Mem {
         answer
     }
 
-    /// Step 5 for a later fragment in an isolated direction that is not born on the node.
+    /// Step 5 for a later fragment in an isolated direction that is not exempt.
     fn later(&self, context: &Context, piece: Piece, key: RecordKey) -> Answer {
         // The flags of TCP and the chunk type of SCTP lie in bytes 8 to 15, which this fragment
         // would overwrite (RFC 3128).
@@ -322,8 +334,10 @@ impl Mem {
             return Err(Fragment);
         }
         // Without a record the ports are unknown. The tables must give one answer for all of them.
-        let pipeline = crate::judge::pipeline(context.hook);
-        let alike = eval::alike(&self.program, pipeline, context.endpoint, remote, piece.protocol);
+        let set = crate::judge::pipeline(context.hook).set(context.word);
+        let alike = set.map_or(Some(eval::Verdict::Permit), |set| {
+            eval::alike_in(&self.program, set, remote, piece.protocol)
+        });
         let own = self.is_own(context.endpoint, remote);
         let permitted = match context.hook {
             Hook::ToPod => context.own_traffic() || !own && alike == Some(eval::Verdict::Permit),

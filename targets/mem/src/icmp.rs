@@ -15,7 +15,6 @@ use crate::{
     datapath::{Answer, Context, NEXT},
     judge::tuple,
     parse::{self, Network, Part, Routes, Transport},
-    state::Birth,
 };
 
 /// A packet that an error quotes.
@@ -37,7 +36,7 @@ impl Mem {
         source: IpAddr,
         destination: IpAddr,
     ) -> Answer {
-        if !context.isolated() || context.birth == Birth::OnNode {
+        if !context.isolated() || context.exempt() {
             return NEXT;
         }
         if self.is_forged(context, source) {

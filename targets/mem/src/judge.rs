@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use netpolc_table::{
-    EndpointId, Incarnation, PortClassId, RowId,
+    EndpointId, Incarnation, PortClassId, RowId, SetId,
     eval::{self, Pipeline},
     schema::{Family, Word},
 };
@@ -81,20 +81,15 @@ impl Mem {
         tuple: &Tuple,
         message: Option<u16>,
     ) -> bool {
+        let set = pipeline(hook).set(word);
+        set.is_none_or(|set| self.set_permits(set, hook, tuple, message))
+    }
+
+    /// Whether a set permits the tuple's packets in the direction of a hook, or of ICMP those with
+    /// this type and code.
+    fn set_permits(&self, set: SetId, hook: Hook, tuple: &Tuple, message: Option<u16>) -> bool {
         let port = asked(hook, tuple, message);
-        let tables = || {
-            let endpoint = tuple.endpoint;
-            eval::decide(
-                &self.program,
-                pipeline(hook),
-                endpoint,
-                tuple.remote,
-                tuple.protocol,
-                port,
-            )
-            .verdict
-        };
-        !isolated(word, hook) || tables() == eval::Verdict::Permit
+        eval::permits_in(&self.program, set, tuple.remote, tuple.protocol, port)
     }
 
     /// *Forged*: whether a packet to the pod claims to come from the pod itself and is not its own
@@ -102,7 +97,7 @@ impl Mem {
     pub(crate) fn is_forged(&self, context: &Context, remote: IpAddr) -> bool {
         context.hook == Hook::ToPod
             && context.isolated()
-            && context.birth == Birth::Elsewhere
+            && !context.exempt()
             && !context.own_traffic()
             && self.is_own(context.endpoint, remote)
     }
@@ -120,9 +115,16 @@ impl Mem {
             let goes_on = entry.mark == Mark::Deferred || self.is_service(tuple);
             context.hook == Hook::ToPod && entry.opener == Hook::FromPod && goes_on
         };
-        entry.birth == Birth::OnNode
-            || self.permits(context.word, entry.opener, tuple, question)
-            || deferred()
+        match entry.birth {
+            Birth::OwnTraffic => true,
+            Birth::OnNode => {
+                let set = Pipeline::Born.set(context.word);
+                set.is_none_or(|set| self.set_permits(set, entry.opener, tuple, question))
+            }
+            Birth::Elsewhere => {
+                self.permits(context.word, entry.opener, tuple, question) || deferred()
+            }
+        }
     }
 
     /// Whether the remote's address and port belong to a Service.
@@ -149,7 +151,7 @@ impl Mem {
         if self.is_forged(context, tuple.remote) {
             return Err(SpoofedSource);
         }
-        let allowed = context.birth == Birth::OnNode
+        let allowed = context.exempt()
             || self.permits(context.word, context.hook, &tuple, transport.message());
         let event = match transport.event {
             Some(event) if context.keeps() && context.hook != Hook::Translated => event,
@@ -244,7 +246,7 @@ impl Mem {
                 tuple,
                 event,
                 entry,
-                Opening { birth: Birth::OnNode, ..opening },
+                Opening { birth: Birth::OwnTraffic, ..opening },
             ),
             Hook::FromPod if self.is_service(&tuple) => self.allowed(
                 context,
@@ -301,7 +303,7 @@ impl Mem {
             _ if opens => {
                 let created = self.state.create(tuple, opening, self.now);
                 let isolated = context.word.flags & (Word::INGRESS | Word::EGRESS) != 0;
-                let refused = isolated && context.birth == Birth::Elsewhere;
+                let refused = isolated && !context.exempt();
                 if created.is_err() && refused { Err(StateFull) } else { Ok(opening.mark) }
             }
             _ => Ok(opening.mark),

@@ -32,11 +32,13 @@ impl Tuple {
     }
 }
 
-/// Where an opening packet was created (S44).
+/// Where a packet comes from that opens a connection (S44).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Birth {
-    /// It is born on the node: its direction permits it always.
+    /// It is born on the node: nobody but security groups judges it.
     OnNode,
+    /// It is the pod's own, back from a Service (S47): its direction permits it always.
+    OwnTraffic,
     /// Anywhere else: policy decides.
     Elsewhere,
 }

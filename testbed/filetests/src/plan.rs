@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! switch
-//!   put endpoint 1 -> set_policy(ingress_set 2, egress_set 0, flags 0x1)
-//!     was set_policy(ingress_set 1, egress_set 0, flags 0x1)
+//!   put endpoint 1 -> set_policy(ingress_set 2, egress_set 0, born_set 0, flags 0x1)
+//!     was set_policy(ingress_set 1, egress_set 0, born_set 0, flags 0x1)
 //! settle
 //! merge
 //!   at once

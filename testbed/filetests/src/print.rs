@@ -100,7 +100,8 @@ fn sets(state: &State) -> String {
                 (None, Some(set)) => format!("open, set {set} tried"),
                 (None, None) => "open".into(),
             });
-        format!("{pod}: ingress {ingress}, egress {egress}\n")
+        let born = Pipeline::Born.set(word).map(|set| format!(", from the node set {set}"));
+        format!("{pod}: ingress {ingress}, egress {egress}{}\n", born.unwrap_or_default())
     };
     let lines: String = state.compiler.endpoints().map(line).collect();
     if lines.is_empty() { "no endpoints\n".into() } else { lines }

@@ -102,7 +102,7 @@ fn no_mix(states: &[Program]) -> Result<(), String> {
         interfaces.into_iter().map(Door::Interface).chain(stay.map(Door::Endpoint)).collect();
     let remotes: BTreeSet<IpAddr> = both().flat_map(remotes).collect();
     let ports: BTreeSet<(u8, Option<u16>)> = both().flat_map(ports).chain([(ICMP, None)]).collect();
-    for pipeline in Pipeline::BOTH {
+    for pipeline in Pipeline::ALL {
         for packet in remotes
             .iter()
             .flat_map(|remote| ports.iter().map(move |port| (pipeline, *remote, *port)))

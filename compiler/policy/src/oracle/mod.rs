@@ -2,8 +2,8 @@
 //! right; it shares nothing with the lowering, so that the two can be held against each other.
 //!
 //! Here: new connections between two concrete addresses (S1-S34), with the offline answers for the
-//! node, the own node and the pod itself (S44-S47); the order of tiers around them is in `tiers`
-//! (S62-S74). Not here: replies, fragments and everything else that is a property of a packet and
+//! node, the own node, tunnels and the pod itself (S44-S47); the order of tiers around them is in
+//! `tiers` (S62-S74). Not here: replies, fragments and everything else that is a property of a packet and
 //! not of the policies.
 
 mod groups;
@@ -16,9 +16,14 @@ use serde::Serialize;
 use self::groups::Gate;
 pub use self::{groups::of_pod as groups_of, tiers::TierPlace};
 use crate::{
-    Cluster, Direction, Isolation, Labels, Mode, Namespaces, ObjectKey, Peer, Peers, Pod, Policy,
-    Port, Ports, Protocol, Rule, SecurityGroupId, Selector, Unselected,
+    Cluster, Direction, Enforcement, Isolation, Labels, Mode, Namespaces, ObjectKey, Peer, Peers,
+    Pod, Policy, Port, Ports, Protocol, Rule, SecurityGroupId, Selector, Unselected,
 };
+
+/// The IP protocols that a node may unwrap, so that no pod may send them: IPv4, IPv6, GRE, IPIP
+/// (94), EtherIP, L2TP, MPLS in IP (S45). A tunnel in UDP is not here: which ports it has depends
+/// on the devices of each node.
+pub const TUNNELS: [u8; 7] = [4, 41, 47, 94, 97, 115, 137];
 
 /// May `source` open this connection (or send this packet) to `destination`?
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,6 +163,9 @@ pub enum Reason {
     /// The address and port belong to a Service that is set aside (S33), and no policy isolates the
     /// pod.
     Closed,
+    /// The protocol leads into a tunnel, which every node denies its pods, whatever permits it
+    /// (S45).
+    Tunnel,
     /// The pod's security groups, in order, and none of them permits it (S76). Empty where the pod
     /// names groups and nothing is known of them (S79).
     Gated(Vec<SecurityGroupId>),
@@ -173,6 +181,7 @@ impl Reason {
                 | Reason::Service
                 | Reason::Refused(_)
                 | Reason::Closed
+                | Reason::Tunnel
                 | Reason::Gated(_)
         )
     }
@@ -209,6 +218,30 @@ pub fn judge(cluster: &Cluster, question: &Question) -> Judgement {
     };
     let ingress = side(cluster, Direction::Ingress, question, question.source.address(), port);
     Judgement { allowed: egress.reason.allows() && ingress.reason.allows(), egress, ingress }
+}
+
+/// What becomes of a packet to this pod that its own node has sent, under whatever address (S44).
+pub fn born(
+    cluster: &Cluster,
+    pod: &ObjectKey,
+    remote: IpAddr,
+    protocol: Transport,
+    port: Option<u16>,
+) -> Reason {
+    let Some(pod) = cluster.pods.get(pod).filter(|pod| pod.is_policed()) else {
+        return Reason::NotPoliced;
+    };
+    let case = Case { cluster, direction: Direction::Ingress, pod, remote, protocol, port };
+    from_node(&case, groups::gate(&case))
+}
+
+/// S82: nobody but security groups judges what the node has sent, and they only where what stays
+/// on the node is not exempt.
+fn from_node(case: &Case, gate: Gate) -> Reason {
+    match (gate, case.cluster.security.enforcement) {
+        (Gate::Denies(groups), Enforcement::Strict) => Reason::Gated(groups),
+        _ => Reason::Node,
+    }
 }
 
 impl Side {
@@ -270,6 +303,9 @@ struct Case<'a> {
 
 /// The answer of one side, and the rules of tiers that passed the packet on before it.
 fn decide(case: &Case) -> (Reason, Vec<TierPlace>) {
+    if case.direction == Direction::Egress && TUNNELS.contains(&case.protocol.number()) {
+        return (Reason::Tunnel, Vec::new());
+    }
     let gate = groups::gate(case);
     if !tiers::concern(case) && gate == Gate::Absent {
         return (by_policies(case).unwrap_or(Reason::NotIsolated), Vec::new());
@@ -279,7 +315,7 @@ fn decide(case: &Case) -> (Reason, Vec<TierPlace>) {
         return (Reason::Own, Vec::new());
     }
     if case.direction == Direction::Ingress && with_own_node(case) {
-        return (Reason::Node, Vec::new());
+        return (from_node(case, gate), Vec::new());
     }
     // S48: a Service's address is judged by the backend, whatever a tier or a policy says of it.
     if is_service(case) {
@@ -547,6 +583,7 @@ impl fmt::Display for Reason {
             Reason::ByDefault => f.write_str(
                 "denied: isolated by default: no policy selects the pod for this direction",
             ),
+            Reason::Tunnel => f.write_str("denied: the protocol leads into a tunnel (S45)"),
             Reason::Closed => f.write_str("denied: the address of a Service that is set aside"),
             Reason::Denied(policies) => {
                 f.write_str("denied: isolated by ")?;

@@ -161,7 +161,7 @@ impl<'a> Words<'a> {
                 for successor in successors {
                     let successor =
                         view.get(When::New, TableId::Endpoint, &endpoint_key(*successor));
-                    for pipeline in Pipeline::BOTH {
+                    for pipeline in Pipeline::ALL {
                         let [from, to] =
                             [before, successor].map(|e| e.and_then(|e| pipeline.set(word_of(e))));
                         if from != to {
@@ -173,7 +173,7 @@ impl<'a> Words<'a> {
             }
             words.changed.push((key, before, after));
             let sets = |p: Pipeline| [before, after].map(|e| e.and_then(|e| p.set(Word::of(e))));
-            for [from, to] in Pipeline::BOTH.map(sets) {
+            for [from, to] in Pipeline::ALL.map(sets) {
                 if from != to {
                     words.moves.insert((from, to));
                 }
@@ -209,6 +209,7 @@ impl<'a> Words<'a> {
                 let word = Word {
                     ingress_set: copy(Pipeline::ToPod).unwrap_or(new.ingress_set),
                     egress_set: copy(Pipeline::FromPod).unwrap_or(new.egress_set),
+                    born_set: copy(Pipeline::Born).unwrap_or(new.born_set),
                     flags: new.flags,
                 };
                 if word != new {

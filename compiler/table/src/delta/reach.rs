@@ -44,7 +44,7 @@ impl Reach {
                 .extend(entries(TableId::remote(family)).map(|e| Leaf::of(family, e).class));
         }
         for word in entries(TableId::Endpoint).map(Word::of) {
-            reach.sets.extend(Pipeline::BOTH.into_iter().filter_map(|p| p.set(word)));
+            reach.sets.extend(Pipeline::ALL.into_iter().filter_map(|p| p.set(word)));
         }
         for &set in &reach.sets {
             let bases = under(program.table(TableId::Base), set);
@@ -72,10 +72,9 @@ impl Kind for SetId {
                     found(set);
                 }
             }
-            TableId::Endpoint => entry.map(Word::of).into_iter().for_each(|word| {
-                found(word.ingress_set);
-                found(word.egress_set);
-            }),
+            TableId::Endpoint => {
+                entry.map(Word::of).into_iter().flat_map(Word::sets).for_each(found);
+            }
             TableId::Base => found(BaseKey::of(key).set),
             TableId::Row => found(RowKey::of(key).set),
             _ => (),

@@ -49,8 +49,8 @@ pub(super) fn rename(
     };
     rebuild(TableId::Endpoint, &|k, e| {
         let word = Word::of(e);
-        let word =
-            Word { ingress_set: set(word.ingress_set), egress_set: set(word.egress_set), ..word };
+        let [ingress_set, egress_set, born_set] = word.sets().map(set);
+        let word = Word { ingress_set, egress_set, born_set, ..word };
         (k.clone(), word.entry().with(e.origins.clone()))
     });
     rebuild(TableId::Base, &|k, e| {

@@ -165,7 +165,7 @@ impl<'a> View<'a> {
         self.sets.get_or_init(|| {
             let mut sets = Sets { old: BTreeSet::new(), new: BTreeSet::new() };
             let named = |e: &Entry| {
-                Pipeline::BOTH.into_iter().filter_map(|p| p.set(Word::of(e))).collect::<Vec<_>>()
+                Pipeline::ALL.into_iter().filter_map(|p| p.set(Word::of(e))).collect::<Vec<_>>()
             };
             let changed: BTreeMap<_, _> =
                 self.changed(TableId::Endpoint).map(|(k, b, a)| (k, (b, a))).collect();

@@ -40,8 +40,8 @@ pub(super) const fn count(parts: &[(&'static str, &'static [FieldSpec], Option<F
 }
 
 /// An action's parameters, with zeros after them.
-pub(super) fn padded<const N: usize>(values: [u64; N]) -> [u64; 3] {
-    let mut params = [0; 3];
+pub(super) fn padded<const N: usize>(values: [u64; N]) -> [u64; 4] {
+    let mut params = [0; 4];
     params[..N].copy_from_slice(&values);
     params
 }
@@ -112,7 +112,7 @@ macro_rules! tables {
                 &FIELDS
             },
             actions: &[$(ActionId::$action),+],
-            default: (ActionId::$default, [0; 3]),
+            default: (ActionId::$default, [0; 4]),
         }),*];
 
         $(

@@ -64,5 +64,5 @@ pub struct TableSpec {
     /// The actions that its entries may have.
     pub actions: &'static [ActionId],
     /// What a miss does, and with what parameters.
-    pub default: (ActionId, [u64; 3]),
+    pub default: (ActionId, [u64; 4]),
 }

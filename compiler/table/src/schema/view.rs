@@ -69,9 +69,15 @@ impl Word {
     /// Something is only tried in some direction.
     pub const TRIED: u8 = Word::TRIED_INGRESS | Word::TRIED_EGRESS;
 
+    /// The sets that the word names, 0 where it names none.
+    pub const fn sets(self) -> [SetId; 3] {
+        [self.ingress_set, self.egress_set, self.born_set]
+    }
+
     /// A word that names no set.
     pub const fn flagged(flags: u8) -> Self {
-        Word { ingress_set: SetId::new(0), egress_set: SetId::new(0), flags }
+        let none = SetId::new(0);
+        Word { ingress_set: none, egress_set: none, born_set: none, flags }
     }
 }
 
@@ -259,7 +265,7 @@ pub fn on_link_key(prefix: Ipv6Addr, length: u8) -> Key {
 
 /// permit, deny, defer, own: an entry without parameters.
 pub fn plain(action: ActionId) -> Entry {
-    Entry::new(action, [0; 3])
+    Entry::new(action, [0; 4])
 }
 
 /// Entry of `endpoint`.

@@ -121,12 +121,9 @@ fn ports(random: &mut Random, program: &mut Program, protocol: u8, classes: usiz
 pub fn mutate(random: &mut Random, program: &mut Program, strength: usize) {
     for endpoint in ENDPOINTS {
         if random.chance(strength) {
-            let (i, e) = (random.below(4) as u16, random.below(4) as u16);
-            let word = Word {
-                ingress_set: SetId::new(i),
-                egress_set: SetId::new(e),
-                flags: random.below(16) as u8,
-            };
+            let mut set = || SetId::new(random.below(4) as u16);
+            let (ingress_set, egress_set, born_set) = (set(), set(), set());
+            let word = Word { ingress_set, egress_set, born_set, flags: random.below(16) as u8 };
             if random.chance(15) {
                 program.table_mut(TableId::Endpoint).entries.remove(&endpoint_key(endpoint));
             } else {
@@ -338,7 +335,7 @@ pub fn questions() -> impl Iterator<Item = (EndpointId, Pipeline, IpAddr, (u8, O
     let addresses: Vec<IpAddr> = ADDRESSES.iter().map(|a| a.parse().unwrap()).collect();
     ENDPOINTS.into_iter().flat_map(move |e| {
         let addresses = addresses.clone();
-        Pipeline::BOTH.into_iter().flat_map(move |p| {
+        Pipeline::ALL.into_iter().flat_map(move |p| {
             addresses
                 .clone()
                 .into_iter()

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use netpolc_kube_sync::Absent;
-use netpolc_lower::{Compiler, Kind, Limits, Scope, Shares};
+use netpolc_lower::{Compiler, Event, Kind, Limits, Scope, Shares, Wire};
 use netpolc_policy::{Cluster, ObjectKey, audit};
 use netpolc_table::{EndpointId, Entry, Program, TableId, json, p4, slice, text};
 
@@ -34,7 +34,10 @@ pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
         check_node(&cluster, node)?;
     }
     let (cluster, aside) = admit(cluster, &compile.scope);
-    let compiler = netpolc_lower::compile(&cluster, compile.scope.clone())?;
+    let mut compiler = netpolc_lower::compile(&cluster, compile.scope.clone())?;
+    if let Scope::Node(_) = compile.scope {
+        compiler.apply(Event::Wire(Wire::of_every_node()))?;
+    }
     for diagnostic in compiler.diagnostics() {
         output::complain(format_args!("warning: {diagnostic}"));
     }

@@ -185,6 +185,11 @@ pub enum Place {
 }
 
 impl Place {
+    /// What denies a protocol that leads into a tunnel, to every destination (S45).
+    pub fn tunnel() -> Self {
+        Place::Other { implied: "the protocol leads into a tunnel (S45)".into() }
+    }
+
     /// The default that isolates pods which no policy selects (S90).
     pub fn by_default() -> Self {
         let implied = "isolated by default: no policy selects the pod for this direction (S90)";

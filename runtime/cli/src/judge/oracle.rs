@@ -56,6 +56,7 @@ fn side(side: oracle::Side) -> Side {
         Why::Refused(places) => (Reason::Denied, places.into_iter().map(tier).collect()),
         Why::ByDefault => (Reason::Denied, vec![Place::by_default()]),
         Why::Closed => (Reason::Denied, vec![]),
+        Why::Tunnel => (Reason::Denied, vec![Place::tunnel()]),
         Why::Gated(groups) => (
             Reason::Denied,
             groups.iter().map(|g| Place::Group { group: g.to_string(), rule: None }).collect(),

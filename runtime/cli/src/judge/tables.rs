@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use netpolc_lower::{Compiler, NO_RULE_DECIDES, Scope, compile};
+use netpolc_lower::{Compiler, Event, NO_RULE_DECIDES, Scope, Wire, compile};
 use netpolc_policy::{
     Cluster, Direction, Pod, Port, Ports, Protocol,
     oracle::{Party, Question},
@@ -28,7 +28,9 @@ impl<'a> Tables<'a> {
     /// # Errors
     /// The cluster needs more ids than there are.
     pub fn new(cluster: &'a Cluster) -> Result<Self, Error> {
-        Ok(Self { cluster, compiler: compile(cluster, Scope::Everywhere)? })
+        let mut compiler = compile(cluster, Scope::Everywhere)?;
+        compiler.apply(Event::Wire(Wire::of_every_node()))?;
+        Ok(Self { cluster, compiler })
     }
 
     /// The program that was compiled from the cluster.
@@ -87,15 +89,22 @@ impl<'a> Tables<'a> {
         (remote, port): (IpAddr, Option<u16>),
         question: &Question,
     ) -> Side {
+        let program = self.compiler.program();
+        let from_node = direction == Direction::Ingress && self.is_own_node(pod, remote);
+        let gated = from_node && Pipeline::Born.set(eval::word(program, endpoint)).is_some();
         let pipeline = match direction {
+            Direction::Ingress if gated => Pipeline::Born,
             Direction::Ingress => Pipeline::ToPod,
             Direction::Egress => Pipeline::FromPod,
         };
-        let program = self.compiler.program();
         // Behind a Service there are ports only; of ICMP the question has type and code.
         let port = if question.protocol.protocol().is_some() { port } else { question.port };
-        let decision =
-            eval::decide(program, pipeline, endpoint, remote, question.protocol.number(), port);
+        let number = question.protocol.number();
+        if pipeline == Pipeline::FromPod && eval::is_tunnel(program, number, None) {
+            let (pod, by) = (Some(pod.key.clone()), vec![Place::tunnel()]);
+            return Side { allowed: false, pod, reason: Reason::Denied, by };
+        }
+        let decision = eval::decide(program, pipeline, endpoint, remote, number, port);
         let isolated = pipeline.set(eval::word(program, endpoint)).is_some();
         let mut by = places(&decision);
         by.retain(|place| !matches!(place, Place::Other { implied } if implied == NO_RULE_DECIDES));
@@ -112,15 +121,14 @@ impl<'a> Tables<'a> {
             }
         }
         let (allowed, reason) = match decision.verdict {
+            Verdict::Permit if gated => (true, Reason::OwnNode),
             Verdict::Permit if !isolated || by.is_empty() => (true, Reason::NotIsolated),
             Verdict::Permit if by.iter().all(|p| matches!(p, Place::Other { .. })) => {
                 (true, Reason::OwnNode)
             }
             Verdict::Permit => (true, Reason::Allowed),
             Verdict::Deny if pod.addresses.contains(&remote) => (true, Reason::OwnPod),
-            Verdict::Deny if direction == Direction::Ingress && self.is_own_node(pod, remote) => {
-                (true, Reason::OwnNode)
-            }
+            Verdict::Deny if from_node && !gated => (true, Reason::OwnNode),
             Verdict::Defer if pod.addresses.contains(&remote) => (true, Reason::OwnPod),
             Verdict::Defer => (false, Reason::Service),
             Verdict::Deny => (false, Reason::Denied),

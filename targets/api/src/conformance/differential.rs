@@ -16,7 +16,7 @@ use netpolc_table::{
 use super::{
     Subject,
     world::{
-        A, B, Hosts, Pod, Policy, Talk, UPLINK, Unit, permit_tunnels, set_mac, set_word, switch,
+        A, B, Hosts, Pod, Policy, Talk, UPLINK, Unit, born_set, permit_tunnels, set_mac, set_word,
         tell_apart, word, world,
     },
 };
@@ -120,24 +120,25 @@ impl Events {
     fn policy(&mut self, pod: Pod) -> Write {
         let random = &mut self.random;
         let (ingress, egress) = (random.pick(&POLICIES), random.pick(&POLICIES));
+        let mut word = word(pod, ingress, egress);
+        if random.once_in(3) {
+            word.born_set = born_set(pod, random.pick(&POLICIES));
+        }
         match random.below(6) {
             0 => {
-                let word = word(pod, ingress, egress);
                 let more = random.pick(&[Word::GUARD, Word::RECORD, Word::GUARD | Word::RECORD]);
-                let flags = (word.flags | more) ^ random.pick(&[0, Word::BRIDGED]);
-                set_word(pod, Word { flags, ..word })
+                word.flags = (word.flags | more) ^ random.pick(&[0, Word::BRIDGED]);
             }
             1..=3 => {
                 // Something is tried, beside what is enforced or alone.
-                let word = word(pod, ingress, egress);
                 let tried = random.pick(&[Word::TRIED, Word::TRIED_INGRESS, Word::TRIED_EGRESS]);
                 let open =
                     random.pick(&[0, 0, Word::INGRESS, Word::EGRESS, Word::INGRESS | Word::EGRESS]);
-                let flags = (word.flags | tried | Word::GUARD) & !open;
-                set_word(pod, Word { flags, ..word })
+                word.flags = (word.flags | tried | Word::GUARD) & !open;
             }
-            _ => switch(pod, ingress, egress),
+            _ => {}
         }
+        set_word(pod, word)
     }
 
     /// Mostly an address that frames of the other direction do not have either.

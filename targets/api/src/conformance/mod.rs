@@ -175,6 +175,11 @@ impl Case {
         self.packet(what, Hook::ToPod, Arrival::Born, bytes, Verdict::Next)
     }
 
+    /// A packet born on the node is dropped on its way to the pod (S82).
+    pub fn born_drops(self, what: &str, bytes: Vec<u8>) -> Self {
+        self.packet(what, Hook::ToPod, Arrival::Born, bytes, Verdict::Drop)
+    }
+
     /// A packet towards the pod that the kernel has cut anew is dropped: nobody knows where it came
     /// in.
     pub fn forgotten_drops(self, what: &str, bytes: Vec<u8>) -> Self {

@@ -67,7 +67,7 @@ fn full_width(target: &dyn Target) -> Program {
         schema::interface_key(IfIndex::new(0x00ff_fffe)),
         schema::set_endpoint(endpoint),
     );
-    let word = Word { ingress_set: set, egress_set: set_before, flags };
+    let word = Word { ingress_set: set, egress_set: set_before, born_set: SetId::new(0), flags };
     put(TableId::Endpoint, schema::endpoint_key(endpoint), schema::set_policy(word));
     for (family, class) in
         [(Family::V4, last(limits.classes_v4)), (Family::V6, last(limits.classes_v6))]

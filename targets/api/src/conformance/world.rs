@@ -170,7 +170,17 @@ pub fn word(pod: Pod, ingress: Policy, egress: Policy) -> Word {
     };
     let flag = |policy, flag| if policy == Policy::Open { 0 } else { flag };
     let flags = flag(ingress, Word::INGRESS) | flag(egress, Word::EGRESS) | Word::BRIDGED;
-    Word { ingress_set: set(ingress, 0), egress_set: set(egress, 10), flags }
+    Word {
+        ingress_set: set(ingress, 0),
+        egress_set: set(egress, 10),
+        born_set: SetId::new(0),
+        flags,
+    }
+}
+
+/// The set by which a policy judges what is born on the node: that of what comes to the pod.
+pub fn born_set(pod: Pod, policy: Policy) -> SetId {
+    word(pod, policy, Policy::Open).ingress_set
 }
 
 fn base(pod: Pod, offset: u16) -> u16 {

@@ -49,6 +49,7 @@ fn police(ebpf: &mut Ebpf, index: u32) {
     let word = Word {
         ingress_set: SetId::new(1),
         egress_set: SetId::new(2),
+        born_set: SetId::new(0),
         flags: Word::INGRESS | Word::EGRESS,
     };
     ebpf.write(&Write::put(TableId::Endpoint, schema::endpoint_key(ID), schema::set_policy(word)))
@@ -372,6 +373,7 @@ fn s43_what_a_killed_agent_left_in_a_place_is_nobodys() {
     let word = Word {
         ingress_set: SetId::new(1),
         egress_set: SetId::new(2),
+        born_set: SetId::new(0),
         flags: Word::INGRESS | Word::EGRESS,
     };
     ebpf.write(&Write::put(
@@ -395,6 +397,7 @@ fn s59_tables_that_grow_together_share_the_budget() {
     let word = Word {
         ingress_set: SetId::new(1),
         egress_set: SetId::new(2),
+        born_set: SetId::new(0),
         flags: Word::INGRESS | Word::EGRESS,
     };
     for id in [2, 3] {

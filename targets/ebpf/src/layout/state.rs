@@ -125,6 +125,9 @@ pub const PHASE_SHIFT: u32 = 32;
 pub const FROM_POD: u64 = 1 << 36;
 /// A bit of a meta word: a packet born on the node opened the connection (S44).
 pub const BORN: u64 = 1 << 37;
+/// A bit of a meta word: a packet of the pod's own opened the connection, back from a Service
+/// (S47).
+pub const OWN: u64 = 1 << 40;
 /// A bit of a meta word: the slot is being written.
 pub const BUSY: u64 = 1 << 38;
 /// A bit of a meta word: the connection was opened towards a Service, and its packets are judged

@@ -444,7 +444,7 @@ impl Generator<'_> {
         let a = &mut self.a;
         // The flag is the mark's bit, moved to its place in the meta word: no branch is needed.
         let (bit, flag) = match hook {
-            Hook::ToPod => (mark::OWN, state::BORN),
+            Hook::ToPod => (mark::OWN, state::OWN),
             Hook::FromPod | Hook::Translated => (mark::DEFER, state::DEFERRED),
         };
         a.load(Size::Dw, R4, Fp, stack::MARKS);

@@ -114,11 +114,11 @@ impl Generator<'_> {
     }
 
     /// Notes that the verdict is to be recorded, where the direction is isolated and the packet is
-    /// not born on the node, and goes to `back`. Changes R1 only.
+    /// not exempt, and goes to `back`. Changes R1 only.
     pub(super) fn mark_first(&mut self, back: Label) {
         self.a.note("fragment: the first one");
         self.if_open(back);
-        self.if_born(back);
+        self.if_exempt(back);
         self.a.store(Size::Dw, Fp, stack::MARKS, mark::FIRST);
         self.a.jump(back);
     }
@@ -134,7 +134,7 @@ impl Generator<'_> {
             true => self.later_open(),
             false => self.if_open(next),
         }
-        self.if_born(next);
+        self.if_exempt(next);
         let a = &mut self.a;
         // A fragment at offset 8 would overwrite the flags of TCP, or the chunk type of SCTP, that
         // the first one was judged by (RFC 3128).

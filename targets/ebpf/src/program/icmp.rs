@@ -25,7 +25,7 @@ impl Generator<'_> {
         self.a.note("icmp error");
         self.a.bind(error);
         self.if_open(allow);
-        self.if_born(allow);
+        self.if_exempt(allow);
         if self.hook == Hook::ToPod {
             // Finding out who sent the packet overwrites the register that holds the offset.
             self.a.store(Size::Dw, Fp, stack::SPARE2, R7);

@@ -396,6 +396,7 @@ impl Generator<'_> {
             (self.allow, self.deny(IcmpError), self.a.label(), self.a.label());
         let from_pod = (state::FROM_POD >> 32) as i32;
         let born = (state::BORN >> 32) as i32;
+        let own = (state::OWN >> 32) as i32;
         let deferred = (state::DEFERRED >> 32) as i32;
         let a = &mut self.a;
         a.note("state: the same remote as then? (S43)");
@@ -452,7 +453,9 @@ impl Generator<'_> {
         a.peek(R5, stack::EVENT);
         a.jump_if(Cond::Eq, R5, i32::from(code::OPEN), crossing);
         a.bind(judge);
-        a.jump_if(Cond::Set, R1, born | deferred, touch);
+        a.jump_if(Cond::Set, R1, own | deferred, touch);
+        self.opener_set(born, touch);
+        let a = &mut self.a;
         // Judging the opener's direction by the tables needs the registers.
         a.store(Size::Dw, Fp, stack::SPARE, R2);
         a.store(Size::Dw, Fp, stack::SPARE2, R4);
@@ -491,7 +494,9 @@ impl Generator<'_> {
         a.bind(error);
         a.mov(R1, R4);
         a.alu(Alu::Rsh, R1, 32);
-        a.jump_if(Cond::Set, R1, born, allow);
+        a.jump_if(Cond::Set, R1, own, allow);
+        self.opener_set(born, allow);
+        let a = &mut self.a;
         let pod = a.label();
         a.jump_if(Cond::Set, R1, from_pod, pod);
         self.permits(Hook::ToPod, family, allow, icmp);
@@ -507,13 +512,24 @@ impl Generator<'_> {
         }
     }
 
-    /// For an opening that finds no room: drops it where the pod is isolated, unless it is born on
-    /// the node, which reaches
-    /// its pods in any case (S44).
+    /// For an entry whose flags are in R1: goes to `permitted` where a packet opened it that was
+    /// born on the node and that nobody judges. Where the born set judges it, that stands in the
+    /// place of the ingress set from here on. Changes R5.
+    fn opener_set(&mut self, born: i32, permitted: Label) {
+        let judged = self.a.label();
+        self.a.mov(R5, R1);
+        self.a.alu(Alu::And, R5, born);
+        self.a.jump_if(Cond::Eq, R5, 0, judged);
+        self.born_set(R5, permitted);
+        self.a.bind(judged);
+    }
+
+    /// For an opening that finds no room: drops it where the pod is isolated, unless it is exempt:
+    /// that reaches the pod in any case (S44).
     pub(super) fn full(&mut self) {
         let (full, allow) = (self.deny(StateFull), self.allow);
         self.a.note("state: no room");
-        self.if_born(allow);
+        self.if_exempt(allow);
         self.word_flags();
         self.a.jump_if(Cond::Set, R1, i32::from(Word::INGRESS | Word::EGRESS), full);
         self.a.jump(allow);

@@ -368,13 +368,44 @@ impl Generator<'_> {
         }
     }
 
+    /// Goes to `exempt` where the packet was born on this node and nobody judges it (S44). A packet
+    /// that is born and gated (S82) runs on like any other, with the born set in the place of the
+    /// ingress set. Changes R1.
+    fn if_exempt(&mut self, exempt: Label) {
+        if self.hook == Hook::ToPod {
+            let other = self.a.label();
+            self.a.load(Size::W, R1, R6, ctx::INGRESS_IFINDEX);
+            self.a.jump_if(Cond::Ne, R1, 0, other);
+            self.socket(R1);
+            self.a.jump_if(Cond::Eq, R1, 0, other);
+            self.born_set(R1, exempt);
+            self.a.bind(other);
+        }
+    }
+
+    /// Puts the word's born set into the place of its ingress set, in the copy on the stack alone.
+    /// Goes to `none` where the word has no born set. Changes `scratch`.
+    fn born_set(&mut self, scratch: Reg, none: Label) {
+        let a = &mut self.a;
+        a.note("the set of what is born on the node");
+        a.load(Size::Dw, scratch, Fp, stack::WORD);
+        a.alu(Alu::Rsh, scratch, endpoint::BORN_SHIFT as i32);
+        a.jump_if(Cond::Eq, scratch, 0, none);
+        a.store(Size::H, Fp, stack::WORD, scratch);
+    }
+
     /// Goes to `label` where a socket of the node is on the packet. Changes `scratch`.
     fn if_socket(&mut self, label: Label, scratch: Reg) {
-        match self.options.sockets {
-            Sockets::Packet => self.a.load(Size::Dw, scratch, R6, ctx::SK),
-            Sockets::Told => self.a.load(Size::W, scratch, R6, ctx::CB),
-        }
+        self.socket(scratch);
         self.a.jump_if(Cond::Ne, scratch, 0, label);
+    }
+
+    /// `to` = the socket of the node that is on the packet; 0 where there is none.
+    fn socket(&mut self, to: Reg) {
+        match self.options.sockets {
+            Sockets::Packet => self.a.load(Size::Dw, to, R6, ctx::SK),
+            Sockets::Told => self.a.load(Size::W, to, R6, ctx::CB),
+        }
     }
 
     /// Goes to `yes` where the packet came in by an interface of the endpoint itself (S47), else to

@@ -43,10 +43,10 @@ impl Generator<'_> {
             self.a.bind(compared);
         }
         self.a.note("isolated? born here?");
-        // Where the direction is open, or the node itself sends, the tables need not be asked. Only
-        // the other direction may need an entry.
+        // Where the direction is open, or the node itself sends what nobody judges, the tables need
+        // not be asked. Only the other direction may need an entry.
         self.if_open(late);
-        self.if_born(late);
+        self.if_exempt(late);
         if self.hook == Hook::ToPod {
             self.refuse_forged(family);
             self.a.load(Size::Dw, R5, Fp, stack::PROTOCOL);

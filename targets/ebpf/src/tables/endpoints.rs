@@ -116,7 +116,7 @@ pub fn check_endpoint(
         return Ok((id, None));
     };
     let word = Word::of(entry);
-    for set in [word.ingress_set, word.egress_set] {
+    for set in word.sets() {
         below(table, Room::Sets, set, maps.capacities.sets)?;
     }
     Ok((id, Some(word)))
@@ -364,7 +364,8 @@ impl Endpoints {
             presence.store(PRESENT, Release);
             let value = u64::from(word.ingress_set.get())
                 | u64::from(word.egress_set.get()) << 16
-                | u64::from(word.flags) << endpoint::FLAGS_SHIFT;
+                | u64::from(word.flags) << endpoint::FLAGS_SHIFT
+                | u64::from(word.born_set.get()) << endpoint::BORN_SHIFT;
             record[endpoint::WORD / 8].store(value, Release);
         } else if presence.load(Acquire) == PRESENT {
             record[endpoint::WORD / 8].store(0, Release);
@@ -509,6 +510,7 @@ impl Endpoints {
             let word = Word {
                 ingress_set: SetId::new(value as u16),
                 egress_set: SetId::new((value >> 16) as u16),
+                born_set: SetId::new((value >> endpoint::BORN_SHIFT) as u16),
                 flags: (value >> endpoint::FLAGS_SHIFT) as u8,
             };
             match presence(maps, id).load(Acquire) {

@@ -179,6 +179,7 @@ pub fn put(rng: &mut Rng, table: TableId) -> (Key, Entry) {
             let word = Word {
                 ingress_set: SetId::new(rng.below(6) as u16),
                 egress_set: SetId::new(rng.below(6) as u16),
+                born_set: SetId::new(rng.below(6) as u16),
                 flags: rng.below(128) as u8,
             };
             (schema::endpoint_key(endpoint), schema::set_policy(word))

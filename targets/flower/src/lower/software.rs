@@ -86,6 +86,15 @@ pub fn lower(program: &Program, topology: &Topology) -> Result<Lowered, Refused>
                 origins: apart,
             });
         }
+        if pod.judges_node() && pod.word.born_set != pod.word.ingress_set {
+            lowered.spilled.push(Spilled {
+                port: port.clone(),
+                what: "ingress from the node itself".into(),
+                reason: Reason::Born,
+                filters: 0,
+                origins: pod.gates.clone(),
+            });
+        }
         pod.lower(&mut chains)
             .map_err(|Full { limit }| Refused::Chains { port: port.name.clone(), limit })?;
         let filters = chains.into_filters();
@@ -143,6 +152,8 @@ struct Pod<'a> {
     own: Vec<(IpAddr, Origins)>,
     egress: Direction,
     ingress: Direction,
+    /// The security groups that judge what the node sends.
+    gates: Origins,
 }
 
 impl<'a> Pod<'a> {
@@ -172,7 +183,24 @@ impl<'a> Pod<'a> {
             )
         };
         let (egress, ingress) = (direction(Pipeline::FromPod), direction(Pipeline::ToPod));
-        Self { topology, word, own, egress, ingress }
+        let born = Pipeline::Born.set(word);
+        let bases = Family::BOTH.into_iter().zip(born.into_iter().cycle());
+        let bases = bases.filter_map(|(f, set)| program.get(TableId::Base, &base_key(set, f)));
+        let gates = bases.flat_map(|entry| entry.origins.as_slice());
+        let gates = gates.filter(|o| matches!(o, Origin::Group { rule: None, .. })).cloned();
+        Self { topology, word, own, egress, ingress, gates: gates.collect() }
+    }
+
+    /// Whether what the node sends is judged (S82). No filter tells it apart from the rest: a
+    /// socket may also be on what another pod has sent. So it is judged by the ingress set, which
+    /// permits nothing that the born set does not.
+    fn judges_node(&self) -> bool {
+        Pipeline::Born.set(self.word).is_some()
+    }
+
+    /// The addresses under which the node sends what nobody judges (S44).
+    fn exempt(&self) -> &[IpAddr] {
+        if self.judges_node() { &[] } else { &self.topology.node_addresses }
     }
 
     fn lower(&self, chains: &mut Chains) -> Result<(), Full> {
@@ -193,9 +221,9 @@ impl<'a> Pod<'a> {
             Direction::Open => (Action::Pass, Action::Pass, None),
             Direction::Set(regions, isolates) => {
                 let view = View { remote: End::Destination, port: End::Destination };
-                // A node's own packets reach the pod whatever policy says (S44), so their replies
-                // pass too.
-                let replies = self.reversed(&self.ingress, &self.topology.node_addresses);
+                // Packets of the node that nobody judges reach the pod whatever policy says (S44),
+                // so their replies pass too.
+                let replies = self.reversed(&self.ingress, self.exempt());
                 let hook = Hook {
                     side,
                     view,
@@ -217,7 +245,8 @@ impl<'a> Pod<'a> {
     }
 
     /// The egress hook: what comes to the pod. Connection tracking of the host has seen it already,
-    /// so nothing is tracked here. What the set denies may still come from the node itself (S44).
+    /// so nothing is tracked here. What the set denies may still come from the node itself, where
+    /// nobody judges that (S44).
     fn reaching(
         &self,
         chains: &mut Chains,
@@ -225,7 +254,7 @@ impl<'a> Pod<'a> {
         isolates: &Origins,
     ) -> Result<(), Full> {
         let side = Side::Egress;
-        let denied = match self.topology.node_addresses.as_slice() {
+        let denied = match self.exempt() {
             [] => Action::Drop,
             nodes => {
                 let node = chains.number(side, fixed::node(nodes, isolates))?;

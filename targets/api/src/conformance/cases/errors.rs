@@ -42,7 +42,7 @@ fn kinds(h: &Hosts) -> &'static [(u8, u8)] {
 }
 
 /// "Too big" from a router (a stranger) about `inner`, with 8 bytes of its layer 4.
-fn too_big(h: &Hosts, inner: &Packet) -> Vec<u8> {
+pub(super) fn too_big(h: &Hosts, inner: &Packet) -> Vec<u8> {
     error(h, kinds(h)[0], &quote(inner, 8))
 }
 

@@ -34,7 +34,7 @@ fn parts(h: &Hosts, port: u16, id: u32) -> Vec<Vec<u8>> {
     parts_of(Talk::new(h.a, port, h.friend, 4000).back_packet(Unit::Udp), id)
 }
 
-fn parts_of(packet: Packet, id: u32) -> Vec<Vec<u8>> {
+pub(super) fn parts_of(packet: Packet, id: u32) -> Vec<Vec<u8>> {
     packet.payload(&[7; 60]).fragments(id, 24)
 }
 

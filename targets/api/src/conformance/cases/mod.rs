@@ -5,6 +5,7 @@ mod changes;
 mod connections;
 mod errors;
 mod fragments;
+mod gated;
 mod policy;
 mod services;
 mod source;
@@ -23,6 +24,7 @@ pub fn cases() -> Vec<Case> {
         ageing::cases(),
         fragments::cases(),
         errors::cases(),
+        gated::cases(),
         services::cases(),
     ]
     .concat()

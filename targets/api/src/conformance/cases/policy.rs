@@ -192,6 +192,7 @@ fn unused(h: &Hosts) -> Case {
     let unset = Word {
         ingress_set: SetId::new(17),
         egress_set: SetId::new(18),
+        born_set: SetId::new(0),
         flags: Word::INGRESS | Word::EGRESS,
     };
     Case::new(

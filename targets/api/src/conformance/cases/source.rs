@@ -175,6 +175,7 @@ fn dhcp() -> Case {
         Word {
             ingress_set: SetId::new(0),
             egress_set: SetId::new(11),
+            born_set: SetId::new(0),
             flags: Word::GUARD | Word::EGRESS,
         },
     );
@@ -285,13 +286,23 @@ fn link_local() -> Case {
     )
     .write(set_word(
         A,
-        Word { ingress_set: SetId::new(0), egress_set: SetId::new(11), flags: Word::EGRESS },
+        Word {
+            ingress_set: SetId::new(0),
+            egress_set: SetId::new(11),
+            born_set: SetId::new(0),
+            flags: Word::EGRESS,
+        },
     ))
     .out_passes("isolated: discovery passes", discovery(135, link, all, friend).build())
     .out_drops("isolated: listeners are policed", listener(link, 143).build())
     .write(set_word(
         A,
-        Word { ingress_set: SetId::new(0), egress_set: SetId::new(15), flags: Word::EGRESS },
+        Word {
+            ingress_set: SetId::new(0),
+            egress_set: SetId::new(15),
+            born_set: SetId::new(0),
+            flags: Word::EGRESS,
+        },
     ))
     .out_passes("isolated: listeners may be permitted", listener(link, 143).build())
 }
