@@ -66,8 +66,8 @@ impl Complaint {
 
 const POLICY_VERSION: &str = "networking.k8s.io/v1";
 
-/// The versions in which a ClusterNetworkPolicy of each group is read, all with the same fields. The
-/// first one is advised.
+/// The versions in which a ClusterNetworkPolicy of each group is read, all with the same fields.
+/// The first one is advised.
 fn tier_versions(api: TierApi) -> &'static [&'static str] {
     match api {
         TierApi::Upstream => {

@@ -91,8 +91,8 @@ fn rule(port: Option<u32>) -> Origin {
 /// Endpoint 1: ingress allows class 1 on TCP 80, everything from class 2; egress is open.
 fn shop() -> Program {
     let text = "
-table endpoint size 9 key endpoint/16:exact default set_policy(ingress_set 0, egress_set 0, born_set 0, flags \
-        0x0) {
+table endpoint size 9 key endpoint/16:exact default set_policy(ingress_set 0, egress_set 0, \
+        born_set 0, flags 0x0) {
   1 -> set_policy(ingress_set 4, egress_set 0, born_set 0, flags 0x1)
 }
 table remote_v4 size 9 key address/32:lpm default set_remote(class 0, incarnation 0x0) {

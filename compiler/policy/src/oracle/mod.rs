@@ -3,8 +3,8 @@
 //!
 //! Here: new connections between two concrete addresses (S1-S34), with the offline answers for the
 //! node, the own node, tunnels and the pod itself (S44-S47); the order of tiers around them is in
-//! `tiers` (S62-S74). Not here: replies, fragments and everything else that is a property of a packet and
-//! not of the policies.
+//! `tiers` (S62-S74). Not here: replies, fragments and everything else that is a property of a
+//! packet and not of the policies.
 
 mod groups;
 mod tiers;
