@@ -63,10 +63,10 @@ impl Lines {
             if let Some(at) = lines.fields.get(path) {
                 return Some(lines.line(*at));
             }
-            path = &path[..path.rfind(['.', '['])?.min(path.len())];
             if path.is_empty() {
-                return lines.fields.get("").map(|at| lines.line(*at));
+                return None;
             }
+            path = &path[..path.rfind(['.', '[']).unwrap_or(0)];
         }
     }
 

@@ -65,6 +65,7 @@ fn every_part_of_a_policy_has_its_line_and_text() {
         ("spec.ingress[0].ports[0].protocol", "17: - port: 8080"),
         ("spec.policyTypes", "7: spec:"),
         ("spec.egress[0].to[1]", "7: spec:"),
+        ("status.conditions", "2: apiVersion: networking.k8s.io/v1"),
     ] {
         let line = found.lines.field(&api, path);
         assert_eq!(shown(line), format!("policies/api.yaml:{expected}"), "{path}");
