@@ -4,7 +4,7 @@
 //! Here: what a program permits as sets of traffic, held against the analysis of the cluster that
 //! it was compiled from, or should have been. An address stands for all that neither the tables nor
 //! the rules tell apart from it. Not here: what is decided around the tables, and left out: the pod
-//! itself (S47), its own node (S44, S45), and Services before their translation (S48).
+//! itself (S47), its own node (S44, S45), tunnels (S45), and Services before their translation (S48).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -12,7 +12,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use netpolc_policy::{Direction, ObjectKey, Pod};
+use netpolc_policy::{Direction, ObjectKey, Pod, oracle};
 use netpolc_table::{
     Class, EndpointId, PortClassId, Program, RowId, SetId, TableId,
     eval::{self, Pipeline},
@@ -182,7 +182,10 @@ impl Sample {
     fn without(&self, direction: Direction) -> TrafficSet {
         match direction {
             Direction::Ingress => self.away.clone(),
-            Direction::Egress => self.away.union(&self.services),
+            Direction::Egress => {
+                let tunnels = oracle::TUNNELS.iter().map(|number| TrafficSet::protocol(*number));
+                tunnels.fold(self.away.union(&self.services), |all, set| all.union(&set))
+            }
         }
     }
 }

@@ -236,7 +236,7 @@ impl Prints {
         security.groups.iter().for_each(|group| group.hash(&mut shared));
         security.prefix_lists.iter().for_each(|list| list.hash(&mut shared));
         security.interfaces.iter().for_each(|interface| interface.hash(&mut shared));
-        security.resolvers.hash(&mut shared);
+        (&security.resolvers, security.enforcement).hash(&mut shared);
         let policies =
             cluster.policies.values().map(|policy| (std::ptr::from_ref(policy), hashed(policy)));
         Self {
@@ -294,6 +294,7 @@ impl Prints {
         if profile.groups.is_some() {
             self.shared.hash(&mut print);
         }
+        pod.node.as_ref().filter(|_| analysis.universe().tells_nodes_apart()).hash(&mut print);
         let own = cluster.namespaces.get(&pod.key.namespace).and_then(|n| n.unselected);
         own.hash(&mut print);
         cluster.by_default.hash(&mut print);

@@ -31,7 +31,7 @@ pub enum Claimants {
 }
 
 impl Meant {
-    fn exactly(mut remotes: Vec<RemoteId>) -> Self {
+    pub(crate) fn exactly(mut remotes: Vec<RemoteId>) -> Self {
         remotes.sort_unstable();
         remotes.dedup();
         Self { all: remotes, any: None }

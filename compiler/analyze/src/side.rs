@@ -12,14 +12,14 @@ use std::{
 };
 
 use netpolc_policy::{
-    Action, Cluster, Direction, Isolation, Mode, ObjectKey, Peers, Policy, Port, Ports, Priority,
-    Protocol, Tier, TierPolicy, TierRule, Traffic, Unselected,
+    Action, Cluster, Direction, Enforcement, Isolation, Mode, ObjectKey, Peers, Policy, Port,
+    Ports, Priority, Protocol, Tier, TierPolicy, TierRule, Traffic, Unselected,
 };
 
 use crate::{
     peers::{Claimants, Meant, PeerIndex},
     traffic::{Interner, TrafficId, TrafficSet},
-    universe::{ProfileId, RemoteId, Universe},
+    universe::{ProfileId, Remote, RemoteId, Universe},
 };
 
 /// What a direction of a profile permits, for all remotes: those that no rule names, and the
@@ -573,6 +573,19 @@ fn levels(
     levels.into_values().collect()
 }
 
+/// The remotes whose pods are all on the node of this profile's pods.
+fn beside(universe: &Universe<'_>, profile: ProfileId) -> Rc<Meant> {
+    let node = |profile: &ProfileId| universe.profile(*profile).pod.node.as_ref();
+    let own = node(&profile);
+    let is_beside = |remote: &Remote| {
+        own.is_some()
+            && !remote.claimants.is_empty()
+            && remote.claimants.iter().all(|claimant| node(claimant) == own)
+    };
+    let remotes = universe.remotes().filter(|(_, remote)| is_beside(remote));
+    Rc::new(Meant::exactly(remotes.map(|(id, _)| id).collect()))
+}
+
 /// What the profile's security groups permit; None where it has none (S76).
 fn gate(
     sources: &mut Sources<'_, '_>,
@@ -596,6 +609,12 @@ fn gate(
             peers.flat_map(|p| sources.peers.of_group(sources.universe, sources.cluster, p));
         let peers = Some(meant.collect());
         let traffic = sources.traffic.intern(known);
+        grants.push(Grant { peers, traffic, names: Vec::new(), unnamed: None });
+    }
+    if security.enforcement == Enforcement::Standard {
+        // S82: what stays on the pod's node is not judged by groups.
+        let peers = Some(vec![beside(sources.universe, profile)]);
+        let traffic = TrafficId::EVERYTHING;
         grants.push(Grant { peers, traffic, names: Vec::new(), unnamed: None });
     }
     if direction == Direction::Egress {

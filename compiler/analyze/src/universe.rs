@@ -9,8 +9,8 @@ use std::{
 };
 
 use netpolc_policy::{
-    Cluster, ContainerPort, Direction, Isolation, Labels, Namespaces, ObjectKey, Peer, Peers, Pod,
-    Policy, Port, Ports, SecurityGroupId, Selector, Staged, TierPeer, oracle,
+    Cluster, ContainerPort, Direction, Enforcement, Isolation, Labels, Namespaces, ObjectKey, Peer,
+    Peers, Pod, Policy, Port, Ports, SecurityGroupId, Selector, Staged, TierPeer, oracle,
 };
 
 use crate::region::{Family, RegionId, Regions};
@@ -213,6 +213,11 @@ impl<'a> Universe<'a> {
         self.outside[region.index()]
     }
 
+    /// Does it matter to some rule on which node a pod is?
+    pub fn tells_nodes_apart(&self) -> bool {
+        self.asked.by_node
+    }
+
     /// The labels of a pod that some selector asks about.
     pub fn asked_labels<'p>(
         &'p self,
@@ -244,10 +249,14 @@ struct Asked {
     pod_labels: BTreeSet<Arc<str>>,
     node_labels: BTreeSet<Arc<str>>,
     port_names: BTreeSet<Arc<str>>,
+    /// Whether it matters on which node a pod is.
+    by_node: bool,
 }
 
 impl Asked {
     fn cluster(&mut self, cluster: &Cluster) {
+        // Groups may leave alone what stays on a node (S82).
+        self.by_node |= cluster.security.enforcement == Enforcement::Standard;
         let staged = cluster.staged.values().filter_map(|staged| match staged {
             Staged::Set(policy) => Some(policy),
             Staged::Delete => None,
@@ -318,6 +327,8 @@ struct ProfileKey {
     labels: Vec<(Arc<str>, Arc<str>)>,
     ports: Vec<ContainerPort>,
     groups: Option<BTreeSet<SecurityGroupId>>,
+    /// None where no rule asks for it.
+    node: Option<Arc<str>>,
 }
 
 struct Maker<'a> {
@@ -364,6 +375,7 @@ impl<'a> Maker<'a> {
             labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
             ports,
             groups: groups.clone(),
+            node: pod.node.clone().filter(|_| asked.by_node),
         };
         let next = ProfileId(self.profiles.len() as u32);
         let id = *self.profile_ids.entry(key).or_insert(next);

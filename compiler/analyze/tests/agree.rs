@@ -13,7 +13,7 @@ use netpolc_testbed::random::{self, Claims, Rng, Shape};
 /// What does not come from policies about the two addresses alone, and is not the analysis's to
 /// answer.
 fn is_of_another_kind(reason: &Reason) -> bool {
-    matches!(reason, Reason::Service | Reason::Closed | Reason::Own | Reason::Node)
+    matches!(reason, Reason::Service | Reason::Closed | Reason::Own | Reason::Node | Reason::Tunnel)
 }
 
 fn compare(cluster: &Cluster, seed: u64) -> usize {

@@ -25,9 +25,12 @@ pub(crate) struct Said {
     pub(crate) conflict: Option<Conflict>,
 }
 
-/// By set and family, and then by the members that the set sees, in order.
+/// What a set says by the members that it sees, in order.
+type BySeen = IdMap<Box<[AtomId]>, Said>;
+
+/// By set and family, and then by what the set sees.
 #[derive(Debug, Default)]
-pub(crate) struct Answers(IdMap<(SetId, Family), IdMap<Box<[AtomId]>, Said>>);
+pub(crate) struct Answers(IdMap<(SetId, Family), BySeen>);
 
 impl Answers {
     /// What the set said of addresses of which it saw these members.

@@ -231,12 +231,7 @@ fn input(raw: raw::Input) -> anyhow::Result<Input> {
         path: kubeconfig.flatten(),
         context,
     });
-    Ok(Input {
-        cluster,
-        files,
-        by_default: by_default(raw)?,
-        enforcement: enforcement(groups),
-    })
+    Ok(Input { cluster, files, by_default: by_default(raw)?, enforcement: enforcement(groups) })
 }
 
 fn ask_input(asked: AskInput) -> anyhow::Result<Input> {

@@ -49,6 +49,10 @@ pub(super) fn sentence(
             let names: Vec<String> = places.iter().map(tier).collect();
             format!("ClusterNetworkPolicy {} denies it", names.join(" and "))
         }
+        Reason::Tunnel => {
+            "the protocol leads into a tunnel, which no pod may send into, whatever permits it"
+                .into()
+        }
         Reason::Closed => {
             "the address and port belong to a Service that is set aside because of its size".into()
         }
@@ -94,7 +98,9 @@ pub(super) fn way(cluster: &Cluster, direction: Direction, side: &Side) -> Vec<S
     let deciding = match &side.reason {
         Reason::Accepted(place) => Some(place.tier),
         Reason::Refused(places) => places.first().map(|place| place.tier),
-        Reason::Own | Reason::Node | Reason::Service | Reason::NotPoliced => return Vec::new(),
+        Reason::Own | Reason::Node | Reason::Service | Reason::NotPoliced | Reason::Tunnel => {
+            return Vec::new();
+        }
         _ => None,
     };
     let is_about = |tier: Tier| {
