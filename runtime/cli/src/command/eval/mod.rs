@@ -1,7 +1,7 @@
 //! `netpolc eval`: reads probes and prints verdicts, one JSON object per line.
 //!
-//! Here: lines in and lines out. Not here: what a probe means ([`probe`], [`service`]), and the
-//! answers ([`crate::judge`]).
+//! Here: lines in and lines out. Not here: what a probe means (`probe`, `service`), and the answers
+//! ([`crate::judge`]).
 
 mod probe;
 mod service;
