@@ -104,7 +104,7 @@ fn p4runtimes_bindings_read_the_tables_and_their_entries() {
         for (number, (right, wrong)) in [
             ("prefix_len: 32", "prefix_len: 33"),
             ("priority: 1", "priority: 0"),
-            ("exact { value: \"\\000", "exact { value: \"\\000\\000"),
+            ("exact { value: \"\\001", "exact { value: \"\\000\\001"),
             ("table_id: 33554", "table_id: 33654"),
             ("field_id: 1 lpm", "field_id: 2 lpm"),
             ("param_id: 1", "param_id: 9"),

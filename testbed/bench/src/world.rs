@@ -1,5 +1,5 @@
-//! The clusters that packets are measured on: one pod, policies by the thousand, 65,536 remote pods;
-//! also with tiers and security groups.
+//! The clusters that packets are measured on: one pod, policies by the thousand, 65,536 remote
+//! pods; also with tiers and security groups.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

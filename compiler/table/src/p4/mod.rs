@@ -53,8 +53,8 @@ pub fn action_id(id: ActionId) -> u32 {
     0x0100_0000 | (id as u32 + 1)
 }
 
-/// The name of an action. One that a table has already is told apart, since a P4 program has both in
-/// one scope.
+/// The name of an action. One that a table has already is told apart, since a P4 program has both
+/// in one scope.
 fn action_name(id: ActionId) -> String {
     let name = id.spec().name;
     let is_taken = tables().any(|table| table.name == name);

@@ -1,8 +1,8 @@
 //! A strict reader of the part of P4_16 that netpolc writes: its grammar, that every name is
 //! declared, and that fields and operands have the widths that they need.
 //!
-//! It is no compiler of P4: it knows no architecture beyond a few names, and does not look into what
-//! a back end makes of a program. Not here: what the program should have.
+//! It is no compiler of P4: it knows no architecture beyond a few names, and does not look into
+//! what a back end makes of a program. Not here: what the program should have.
 
 use std::collections::{BTreeMap, BTreeSet};
 
