@@ -1,5 +1,5 @@
-//! `netpolc compile` for tools that speak P4: what it prints is read by P4Runtime's own bindings for
-//! Python, and says what the text form says.
+//! `netpolc compile` for tools that speak P4: what it prints is read by P4Runtime's own bindings
+//! for Python, and says what the text form says.
 //!
 //! Not here: the P4 program, which `compiler/table/tests/p4_source.rs` reads.
 
