@@ -139,6 +139,19 @@ Examples:
   echo '{\"src\":\"shop/ui\",\"dst\":\"shop/carts\",\"port\":80}' | netpolc eval -f shop.yaml \
         --probes - --judge ebpf")]
     Eval(Eval),
+    /// Find what is probably not meant as it is written, in policies and in what they add up to
+    #[command(
+        after_help = "Each finding has an id, which docs/lint.md explains and --allow leaves \
+        out. An object
+leaves it out for itself by the annotation netpolc.io/lint-allow: \"ID,ID\".
+
+Examples:
+  netpolc lint -f manifests/
+  kubectl get ns,nodes,pods,svc,netpol -A -o yaml | netpolc lint -f -
+  netpolc lint -f manifests/ --deny errors --allow not-isolated
+  netpolc lint -f manifests/ -o sarif > lint.sarif     for code scanning"
+    )]
+    Lint(super::lint::Lint),
     /// Enforce the policies for the pods of one node, and keep them enforced as the files change
     #[command(after_help = "Enforcement stays when the agent stops; `netpolc detach` removes it.
 

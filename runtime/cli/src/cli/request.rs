@@ -35,6 +35,8 @@ pub enum Command {
     Test(Test),
     /// `netpolc verify`, which proves that tables say what policies say.
     Verify(Verify),
+    /// `netpolc lint`, which finds what is probably not meant.
+    Lint(crate::command::lint::Lint),
     /// `netpolc agent`, which enforces policies.
     Agent(Agent),
     /// `netpolc status`, with the pin folder and the output format.

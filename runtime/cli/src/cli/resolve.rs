@@ -33,6 +33,7 @@ use crate::{
         diff::Diff,
         expect::Test,
         explain::Explain,
+        lint::{self, Lint},
         list::{self, List},
         verify::Verify,
     },
@@ -132,6 +133,12 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             input: ask_input(v.input)?,
             scope: v.node.map_or(Scope::Everywhere, |node| Scope::Node(node.into())),
             report: v.output,
+        }),
+        raw::Command::Lint(l) => Command::Lint(Lint {
+            input: input(l.input)?,
+            deny: l.deny,
+            allow: l.allow.iter().map(|id| lint::check(id)).collect::<anyhow::Result<_>>()?,
+            format: l.output,
         }),
         raw::Command::Agent(a) => {
             if a.from.iter().any(|f| is_stdin(f)) {
@@ -454,6 +461,7 @@ mod tests {
                 "whole names",
             ),
             ("netpolc compile -f x --pod a/b/c", "namespace/name"),
+            ("netpolc lint -f x --allow no-such-check", "the ids are"),
             ("netpolc cni remove --file /etc/cni/net.d/10-x.conflist", "--conf-dir"),
             ("netpolc compile -f x --mode software", "--target flower"),
             ("netpolc compile -f x --target p4 --mode software", "--target flower"),

@@ -12,6 +12,7 @@ pub mod eval;
 pub mod expect;
 pub mod explain;
 pub mod flower;
+pub mod lint;
 pub mod list;
 pub mod offload;
 pub mod program;
@@ -35,6 +36,7 @@ pub fn run(command: &Command) -> anyhow::Result<Outcome> {
         Command::Diff(options) => diff::run(options),
         Command::Test(options) => expect::run(options),
         Command::Verify(options) => verify::run(options),
+        Command::Lint(options) => lint::run(options),
         Command::Agent(options) => agent::run(options),
         Command::Status(pin_dir, report) => status::run(pin_dir, *report),
         Command::Offload(interface, report) => offload::run(interface.as_deref(), *report),
