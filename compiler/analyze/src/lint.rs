@@ -91,7 +91,8 @@ pub struct Finding {
 pub struct Facts {
     /// The Services as their clients see them.
     pub frontends: Frontends,
-    /// The namespaces that the input declares. One in which it merely has objects is not among them.
+    /// The namespaces that the input declares; those in which it merely has objects are not among
+    /// them.
     pub declared: BTreeSet<Arc<str>>,
 }
 
