@@ -357,7 +357,8 @@ impl Cell<'_, '_> {
                     match action {
                         Action::Accept => accepted = self.traffic.union(accepted, all),
                         Action::Deny => denied = self.traffic.union(denied, any),
-                        // Where only some of the pods that claim an address are meant, it is denied.
+                        // Where only some of the pods that claim an address are meant, it is
+                        // denied.
                         Action::Pass => {
                             on = self.traffic.union(on, all);
                             let some = self.traffic.minus(any, all);
