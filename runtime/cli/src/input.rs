@@ -23,6 +23,22 @@ use crate::{
 /// A path leads nowhere, a folder has no manifests, the cluster cannot be read, or there is no
 /// object at all: nothing could be said that would be about the input.
 pub fn read(input: &Input, absent: Absent) -> anyhow::Result<(Survey, Outcome)> {
+    let survey = gather(input, absent)?;
+    let refused = report(&survey.loaded);
+    // What a cluster was asked for and does not have is not missing; it has no objects for groups
+    // that nobody manages there.
+    let whole = input.cluster.is_some();
+    for missing in missing(&survey).into_iter().filter(|m| !whole || *m == Missing::Groups) {
+        output::complain(format_args!("warning: {missing}"));
+    }
+    Ok((survey, refused))
+}
+
+/// The same for whoever reports by itself what is wrong.
+///
+/// # Errors
+/// As [`read`].
+pub fn gather(input: &Input, absent: Absent) -> anyhow::Result<Survey> {
     for path in input.files.iter().filter(|path| path.as_os_str() != "-") {
         check(path)?;
     }
@@ -32,7 +48,6 @@ pub fn read(input: &Input, absent: Absent) -> anyhow::Result<(Survey, Outcome)> 
             .context("the cluster cannot be read")?,
         None => survey(files, absent),
     };
-    let refused = report(&survey.loaded);
     if survey.loaded.cluster == Cluster::default() {
         bail!(
             "the input has no object that netpolc reads; give it policies and pods, such as the \
@@ -41,13 +56,7 @@ pub fn read(input: &Input, absent: Absent) -> anyhow::Result<(Survey, Outcome)> 
     }
     survey.loaded.cluster.by_default = input.by_default.clone();
     survey.loaded.cluster.security.enforcement = input.enforcement;
-    // What a cluster was asked for and does not have is not missing; it has no objects for groups
-    // that nobody manages there.
-    let whole = input.cluster.is_some();
-    for missing in missing(&survey).into_iter().filter(|m| !whole || *m == Missing::Groups) {
-        output::complain(format_args!("warning: {missing}"));
-    }
-    Ok((survey, refused))
+    Ok(survey)
 }
 
 /// Checks that a path may lead to objects: what is only mistyped is not an empty cluster.

@@ -21,10 +21,7 @@ pub(crate) fn requirement(wanted: &Requirement) -> String {
 
 /// The name among these that a letter or two, and not most of its letters, keep apart from
 /// `wanted`.
-pub fn closest<'n>(
-    wanted: &str,
-    names: impl IntoIterator<Item = &'n str>,
-) -> Option<&'n str> {
+pub fn closest<'n>(wanted: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     let far = |name: &'n str| (distance(wanted, name), name);
     let near = |(far, name): &(usize, &str)| {
         *far <= 2 && *far < wanted.chars().count().min(name.chars().count())

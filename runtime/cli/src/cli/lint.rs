@@ -42,6 +42,8 @@ pub enum Format {
     Text,
     /// For programs
     Json,
+    /// The same as YAML
+    Yaml,
     /// SARIF 2.1.0, for code scanning
     Sarif,
     /// Annotations in a GitHub workflow

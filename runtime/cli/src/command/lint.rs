@@ -27,7 +27,8 @@ use crate::{
         lint::{Deny, Format},
         request::Input,
     },
-    output::{self, Outcome},
+    input,
+    output::{self, Notation, Outcome},
 };
 
 /// The options of `netpolc lint`.
@@ -57,19 +58,20 @@ pub fn check(id: &str) -> anyhow::Result<Check> {
 /// Runs `netpolc lint`.
 ///
 /// # Errors
-/// Standard output cannot be written.
+/// The input cannot be read, or standard output cannot be written.
 pub fn run(lint: &Lint) -> anyhow::Result<Outcome> {
-    let survey = read(&lint.input);
+    let survey = input::gather(&lint.input, Absent::MadeUp)?;
     let report = report(&survey, &lint.allow);
     let mut out = output::stdout();
     match lint.format {
         Format::Text => text::print(&report, output::Colour::of_stdout(), &mut out)?,
-        Format::Json => return output::print_json(&report).map(|()| outcome(&report, lint.deny)),
+        Format::Json => output::write_data(&mut out, &report, Notation::Json)?,
+        Format::Yaml => output::write_data(&mut out, &report, Notation::Yaml)?,
         Format::Sarif => {
             let folder = std::env::current_dir().ok();
             let first = lint.input.files.first().map(|file| file.display().to_string());
             let sarif = sarif::of(&report, folder.as_deref(), first.as_deref());
-            return output::print_json(&sarif).map(|()| outcome(&report, lint.deny));
+            output::write_data(&mut out, &sarif, Notation::Json)?;
         }
         Format::Github => github::print(&report, &mut out)?,
         Format::Markdown => table::markdown(&report, &mut out)?,
@@ -77,13 +79,6 @@ pub fn run(lint: &Lint) -> anyhow::Result<Outcome> {
     }
     std::io::Write::flush(&mut out)?;
     Ok(outcome(&report, lint.deny))
-}
-
-fn read(input: &Input) -> Survey {
-    let files = input.files.iter().map(netpolc_kube_sync::Input::argument);
-    let mut survey = netpolc_kube_sync::survey(files, Absent::MadeUp);
-    survey.loaded.cluster.by_default = input.by_default.clone();
-    survey
 }
 
 /// Everything that is found, but for what is allowed.

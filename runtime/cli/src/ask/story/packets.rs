@@ -84,10 +84,10 @@ pub(super) fn meant(survey: &Survey, asked: &Asked) -> anyhow::Result<Vec<Meant>
     let mut asking = Asking { survey, analysis: None };
     let sources = asking.samples(&asked.source)?;
     let found = match &asked.destination {
-        End::Service(key) => asking.to_service(&sources, key, asked)?,
+        End::Service(key) => asking.through_service(&sources, key, asked)?,
         end => {
             let destinations = asking.samples(end)?;
-            asking.to(&sources, &destinations, asked)?
+            asking.between(&sources, &destinations, asked)?
         }
     };
     anyhow::ensure!(
@@ -200,7 +200,7 @@ impl<'a> Asking<'a> {
         within.filter_map(first).filter(|address| !address.is_unspecified()).collect()
     }
 
-    fn to(
+    fn between(
         &mut self,
         sources: &[Sample],
         destinations: &[Sample],
@@ -295,7 +295,7 @@ impl<'a> Asking<'a> {
         passing.map(|id| analysis.traffic(id).clone()).unwrap_or_default()
     }
 
-    fn to_service(
+    fn through_service(
         &mut self,
         sources: &[Sample],
         key: &ObjectKey,
