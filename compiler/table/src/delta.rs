@@ -1,7 +1,8 @@
 //! What changed between two programs, and the order in which to change it.
 //!
-//! Here: [`Changes`], [`diff`], and the two ways to a [`Plan`]: [`order`] for changes whose ids
-//! keep their meaning (a compiler's own), [`plan`] for any two programs.
+//! Here: [`Changes`], [`diff`], [`differences`] for people, and the two ways to a [`Plan`]:
+//! [`order`] for changes whose ids keep their meaning (a compiler's own), [`plan`] for any two
+//! programs.
 //!
 //! # The invariant
 //!
@@ -44,10 +45,10 @@
 //! port intervals, `view` shows both programs, `reach` knows what is reachable, and `rename`
 //! gives ids to programs that do not share a compiler.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::{cmp::Ordering, collections::BTreeMap, fmt};
 
 use self::{reach::Reach, view::View};
-use crate::{Entry, Key, Plan, Program, TableId};
+use crate::{Entry, Key, Plan, Program, TableId, text};
 
 mod arrange;
 mod ports;
@@ -110,31 +111,75 @@ pub struct Exhausted {
 
 /// The entries that differ between two programs, origins included; sizes do not count.
 pub fn diff(old: &Program, new: &Program) -> Changes {
-    let mut entries = Vec::with_capacity(old.len().abs_diff(new.len()));
-    for &table in TableId::ALL {
-        if std::ptr::eq(old.table(table), new.table(table)) {
-            continue;
+    let pairs = pairs(old, new).filter(|pair| pair.before != pair.after);
+    let owned = |pair: Difference<'_>| {
+        ((pair.table, pair.key.clone()), (pair.before.cloned(), pair.after.cloned()))
+    };
+    let entries: Vec<_> = pairs.map(owned).collect();
+    Changes { entries: entries.into_iter().collect() }
+}
+
+/// The entries that do not do the same in what is held and in what is wanted, in order; origins and
+/// sizes do not count.
+pub fn differences<'p>(
+    held: &'p Program,
+    wanted: &'p Program,
+) -> impl Iterator<Item = Difference<'p>> {
+    pairs(held, wanted).filter(|pair| match (pair.before, pair.after) {
+        (Some(before), Some(after)) => !before.same_action(after),
+        _ => true,
+    })
+}
+
+/// What two programs have under one key. As text it says what is wrong with the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference<'p> {
+    /// The table that has the key.
+    pub table: TableId,
+    /// The key.
+    pub key: &'p Key,
+    /// The entry in the first program; None where it has none.
+    pub before: Option<&'p Entry>,
+    /// The entry in the second program; None where it has none. Never both.
+    pub after: Option<&'p Entry>,
+}
+
+impl fmt::Display for Difference<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = |entry| text::entry(self.table, self.key, entry);
+        write!(f, "table {}: ", self.table.spec().name)?;
+        match (self.before, self.after) {
+            (Some(before), Some(after)) => {
+                write!(f, "{} is there instead of {}", line(&before.bare()), line(after))
+            }
+            (Some(before), None) => write!(f, "{} should not be there", line(&before.bare())),
+            (None, Some(after)) => write!(f, "{} is missing", line(after)),
+            (None, None) => f.write_str("nothing"),
         }
+    }
+}
+
+/// All keys of two programs with the entries of both, in order, tables that they share left out.
+fn pairs<'p>(old: &'p Program, new: &'p Program) -> impl Iterator<Item = Difference<'p>> {
+    let tables =
+        TableId::ALL.iter().filter(|table| !std::ptr::eq(old.table(**table), new.table(**table)));
+    tables.flat_map(|&table| {
         let mut before = old.table(table).entries.iter().peekable();
         let mut after = new.table(table).entries.iter().peekable();
-        loop {
+        std::iter::from_fn(move || {
             let order = match (before.peek(), after.peek()) {
-                (None, None) => break,
+                (None, None) => return None,
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 (Some((a, _)), Some((b, _))) => a.cmp(b),
             };
             let b = if order.is_le() { before.next() } else { None };
             let a = if order.is_ge() { after.next() } else { None };
+            let (key, _) = b.or(a)?;
             let (before, after) = (b.map(|(_, e)| e), a.map(|(_, e)| e));
-            if before != after
-                && let Some((key, _)) = b.or(a)
-            {
-                entries.push(((table, key.clone()), (before.cloned(), after.cloned())));
-            }
-        }
-    }
-    Changes { entries: entries.into_iter().collect() }
+            Some(Difference { table, key, before, after })
+        })
+    })
 }
 
 impl Program {

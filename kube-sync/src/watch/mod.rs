@@ -244,6 +244,11 @@ impl Watch {
         self.reports.aside(resource, object, why);
     }
 
+    /// Creates an Event about a node on which somebody had changed what enforces policies.
+    pub fn report_repaired(&self, node: &str, what: &str) {
+        self.reports.repaired(node, what);
+    }
+
     /// Creates an Event about a ClusterNetworkPolicy whose answer does not count beside another one
     /// of its priority (S64), unless there is one already.
     pub fn report_conflict(&self, loses: &TierKey, wins: &str, why: &str) {

@@ -1,6 +1,6 @@
 //! Creates Kubernetes Events about objects that cannot be understood, objects that are set aside,
 //! policies whose answers do not count and pods that cannot be isolated, so that whoever applied an
-//! object sees the message beside it.
+//! object sees the message beside it; and about the node, where enforcement had to be repaired.
 //!
 //! An Event's name derives from the object and the message, so all agents of a cluster mean the
 //! same Event, and only the first one creates it. Not here: what is wrong with an object.
@@ -87,6 +87,22 @@ impl Reports {
         let note = why[..why.floor_char_boundary(MAX_NOTE_LEN)].to_owned();
         let subject = Subject { kind: resource.kind(), api_version, namespace, name, uid: None };
         self.report(&subject, "SetAside", note);
+    }
+
+    /// Queues an Event which says that what enforces policies on a node was changed by somebody
+    /// else and has been repaired. Each time is another Event.
+    pub fn repaired(&self, node: &str, what: &str) {
+        // kubectl looks for the Events of a Node by its name in the place of the UID, as kubelet
+        // writes it.
+        let subject = Subject {
+            kind: "Node",
+            api_version: "v1",
+            namespace: None,
+            name: node,
+            uid: Some(node),
+        };
+        let note = what[..what.floor_char_boundary(MAX_NOTE_LEN)].to_owned();
+        self.named(&subject, "Repaired", (Timestamp::now().as_nanosecond(), &note), note.clone());
     }
 
     /// Queues an Event which says that another policy of the same priority answers differently, and
@@ -216,5 +232,23 @@ mod tests {
         assert_eq!(first, again);
         assert_ne!(first, named("allow", TierApi::Upstream, "other", "TCP"));
         assert_ne!(first, named("allow", TierApi::Aws, "deny", "TCP"));
+    }
+
+    /// Whoever changes a node's tables every minute is reported every time, where `kubectl describe
+    /// node` looks for it.
+    #[test]
+    fn a_repair_is_an_event_of_the_node_each_time() {
+        let (reports, mut queue) = Reports::channel();
+        let mut repaired = |what: &str| {
+            reports.repaired("worker-1", what);
+            queue.try_recv().unwrap()
+        };
+        let (first, again) = (repaired("2 entries"), repaired("2 entries"));
+        assert_ne!(first.metadata.name, again.metadata.name);
+        let about = first.regarding.unwrap();
+        assert_eq!((about.kind.as_deref(), about.uid.as_deref()), (Some("Node"), Some("worker-1")));
+        assert_eq!(first.metadata.namespace.as_deref(), Some("default"));
+        let note = repaired(&"x".repeat(3_000)).note.unwrap();
+        assert_eq!(note.len(), MAX_NOTE_LEN);
     }
 }

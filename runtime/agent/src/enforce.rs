@@ -54,6 +54,8 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         // Whatever fails from here on leaves the target in an unknown state, so that the next
         // update has to read it.
         let was = std::mem::replace(&mut self.sync, SyncState::OutOfSync);
+        let version = self.version;
+        self.version = version.next();
         if was == SyncState::InSync {
             self.count_trials();
         }
@@ -68,7 +70,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         let mut report = Report::default();
         if known.as_ref().is_some_and(Changes::is_empty) {
             self.host.cover()?;
-            self.sync = SyncState::InSync;
+            (self.sync, self.version) = (SyncState::InSync, version);
             return Ok(report);
         }
         if self.first {

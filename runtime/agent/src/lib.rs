@@ -7,6 +7,7 @@
 //! - [`order`]: which of several changes may wait
 //! - [`network`]: questions about the node's network, as a trait
 //! - [`pod_interfaces`]: which interface belongs to which pod, found by [`discovery`]
+//! - [`audit`]: whether the target still holds what was written
 //! - [`adopt`]: connections that are running when a pod is first isolated
 //! - [`trials`]: packets that policies which are only tried would treat otherwise
 //!
@@ -17,6 +18,7 @@
 //! Not here: the meaning of policies, and the order of writes.
 
 pub mod adopt;
+pub mod audit;
 mod compile;
 pub mod discovery;
 mod enforce;
@@ -141,6 +143,8 @@ pub struct Agent<H, N> {
     isolated: BTreeMap<ObjectKey, Word>,
     tally: Tally,
     sync: SyncState,
+    /// Of what the target holds, for audits.
+    version: audit::Version,
     /// Whether the compiler has taken in a cluster, so that changes suffice.
     loaded: bool,
     /// Whether no update has been completed yet, so that pods may have been running without an
@@ -177,6 +181,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             isolated: BTreeMap::new(),
             tally: Tally::default(),
             sync: SyncState::OutOfSync,
+            version: audit::Version::default(),
             loaded: false,
             first: true,
             host,

@@ -321,6 +321,12 @@ fn options_of_the_chart_do_what_they_say() {
         (&"closed".into(), &"kube-system".into())
     );
 
+    for (seconds, argument) in [("0", "--audit-interval=0"), ("86400", "--audit-interval=86400")] {
+        let objects = chart(&["-set", &format!("auditIntervalSeconds={seconds}")]);
+        let arguments = pod(&objects)["containers"][0]["args"].to_string();
+        assert!(arguments.contains(argument), "{arguments}");
+    }
+
     let objects = chart(&["-set", "metrics.address=0.0.0.0", "-set", "metrics.port=1234"]);
     assert_eq!(find(&objects, "ConfigMap")["data"]["METRICS_ADDRESS"], "0.0.0.0:1234");
     let probe = &pod(&objects)["containers"][0]["readinessProbe"]["httpGet"];

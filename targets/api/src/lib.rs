@@ -24,7 +24,7 @@ pub mod semantics;
 
 pub use decorate::{Counted, Counts, Faults, Faulty, Traced};
 pub use execute::{Execution, Failed, execute, fill};
-pub use node::{Amendment, NodeTarget, OffloadRecord, Origin, Taken};
+pub use node::{Amendment, Damage, NodeTarget, OffloadRecord, Origin, Reader, Taken};
 pub use semantics::DropReason;
 
 use std::collections::BTreeMap;

@@ -105,6 +105,22 @@ pub trait NodeTarget: Target {
         Ok(())
     }
 
+    /// Reads what the target really holds by a view of its own, in whatever thread calls it and for
+    /// as long as that takes, while this one goes on enforcing. None for a target that has no such
+    /// view. Where the target changes meanwhile, the answer means nothing, not even an error.
+    fn reader(&self) -> Option<Reader> {
+        None
+    }
+
+    /// Called where somebody else has changed what the target holds, which should be `program`:
+    /// afterwards [`Target::read`] says what is there, and writes take effect again.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the kernel refuses what is needed. What enforces now goes on.
+    fn mend(&mut self, _damage: Damage, _program: &Program) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Whether an agent before this one left enforcement behind.
     ///
     /// # Errors
@@ -156,6 +172,18 @@ pub trait NodeTarget: Target {
         connection: &Connection,
         origin: Origin,
     ) -> Result<Taken, Error>;
+}
+
+/// Reads the program that a target holds, as [`Target::read`] does, but in another thread.
+pub type Reader = Box<dyn FnOnce() -> Result<Program, Error> + Send>;
+
+/// How what a target holds differs from what was written to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// It can be decoded, and is another program.
+    Differs,
+    /// It cannot be decoded.
+    Unreadable,
 }
 
 /// What is to become of a connection's entry.

@@ -278,7 +278,7 @@ impl Attachments {
     /// Forgets attachments whose interface is gone and returns these.
     pub fn sweep(&mut self, pins: Option<&Pins>) -> Result<Vec<IfIndex>, Error> {
         let list: Vec<IfIndex> =
-            self.held.iter().filter(|(i, h)| vanished(**i, h)).map(|(i, _)| *i).collect();
+            self.held.iter().filter(|(i, h)| vanished(**i, h, pins)).map(|(i, _)| *i).collect();
         for &ifindex in &list {
             self.forget(ifindex, pins)?;
         }
@@ -312,7 +312,7 @@ impl Attachments {
     ) -> Result<Way, Error> {
         // Only this interface is checked: a sweep for each one that is attached would take
         // quadratic time.
-        if self.held.get(&ifindex).is_some_and(|held| vanished(ifindex, held)) {
+        if self.held.get(&ifindex).is_some_and(|held| vanished(ifindex, held, pins)) {
             self.forget(ifindex, pins)?;
         }
         // Quick is right only for a pod without links. TCX programs of others would run before
@@ -530,14 +530,15 @@ fn attach_with_retries(
     sys::tcx_attach(program, ifindex, side(hook))
 }
 
-/// Whether the interface is gone. Its index may be another one's by now, which its links tell.
-fn vanished(ifindex: IfIndex, held: &Held) -> bool {
-    let other = |link: &Link| match link {
-        Link::Open(link) => sys::link_facts(link.as_fd()).is_ok_and(|f| f.ifindex != Some(ifindex)),
-        Link::Pinned => false,
+/// Whether the interface is gone, or somebody detached a link from it. Its index may be another
+/// one's by now, which its links tell.
+fn vanished(ifindex: IfIndex, held: &Held, pins: Option<&Pins>) -> bool {
+    let other = |(hook, link): (&Hook, &Link)| {
+        let pin = pins.map(|pins| pins.link(&format!("{ifindex}_{}", hook_name(*hook))));
+        link.with(pin, sys::link_facts).is_ok_and(|facts| facts.ifindex != Some(ifindex))
     };
     match held {
-        Held::Tcx(links) if links.values().any(other) => true,
+        Held::Tcx(links) if links.iter().any(other) => true,
         _ => sys::ifname(ifindex).is_err(),
     }
 }

@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 
 use netpolc_host::{Connection, Opener, links};
 use netpolc_table::{EndpointId, IfIndex, Incarnation, Program, schema::Family};
-use netpolc_target::{Amendment, Error, Hook, NodeTarget, Origin, Taken, semantics::Phase};
+use netpolc_target::{
+    Amendment, Damage, Error, Hook, NodeTarget, Origin, Reader, Taken, semantics::Phase,
+};
 
 use crate::{self as ebpf, Ebpf, Hold, Inserted};
 
@@ -81,6 +83,20 @@ impl NodeTarget for Ebpf {
 
     fn under_way(&self) -> bool {
         self.upgrading()
+    }
+
+    fn reader(&self) -> Option<Reader> {
+        let dir = self.pin_dir()?.to_owned();
+        Some(Box::new(move || {
+            let seen = Ebpf::observe(&dir)?.ok_or_else(|| {
+                Error::Installed(format!("nothing is pinned in {} any more", dir.display()))
+            })?;
+            netpolc_target::Target::read(&seen)
+        }))
+    }
+
+    fn mend(&mut self, damage: Damage, program: &Program) -> Result<(), Error> {
+        Ebpf::mend(self, damage, program)
     }
 
     fn make_room(&mut self, program: &Program) -> Result<(), Error> {

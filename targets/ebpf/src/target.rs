@@ -242,6 +242,11 @@ impl Ebpf {
         Ok(this)
     }
 
+    /// The directory of pins; None for a private instance.
+    pub(crate) fn pin_dir(&self) -> Option<&Path> {
+        self.pins.as_ref().map(Pins::dir)
+    }
+
     fn may_change(&self) -> Result<(), Error> {
         match self.access {
             Access::Write => Ok(()),

@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use netpolc_host::Connection;
 use netpolc_table::{EndpointId, IfIndex, Incarnation, Program, Write};
 use netpolc_target::{
-    Amendment, Capabilities, Compared, Error, NodeTarget, OffloadRecord, Origin, Taken, Target,
+    Amendment, Capabilities, Compared, Damage, Error, NodeTarget, OffloadRecord, Origin, Reader,
+    Taken, Target,
 };
 use netpolc_target_ebpf::Ebpf;
 use netpolc_target_flower::{
@@ -195,6 +196,16 @@ impl NodeTarget for Offload {
 
     fn under_way(&self) -> bool {
         self.ebpf.under_way()
+    }
+
+    /// Of eBPF's tables only: filters in NICs are compared whenever they are updated, and what one
+    /// does not do eBPF does.
+    fn reader(&self) -> Option<Reader> {
+        self.ebpf.reader()
+    }
+
+    fn mend(&mut self, damage: Damage, program: &Program) -> Result<(), Error> {
+        NodeTarget::mend(&mut self.ebpf, damage, program)
     }
 
     fn follow(&mut self, program: &Program) -> Result<(), Error> {

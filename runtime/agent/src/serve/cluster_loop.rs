@@ -22,6 +22,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Options, Pass, Passes,
+    audit::Auditor,
     metrics::Metrics,
     policy_status::audited,
     retry::Retry,
@@ -61,7 +62,7 @@ pub async fn serve(
     supervisor.set_waiting(waiting(watch.incomplete()));
     let mut taint = options.startup_taint.as_deref();
     tokio::pin!(stop);
-    let mut retry = Retry::default();
+    let (mut retry, mut auditor) = (Retry::default(), Auditor::new(options.audit_interval));
     loop {
         let record_due = supervisor.record_due().map(Instant::from_std);
         let plugins_due = plugins
@@ -156,6 +157,7 @@ pub async fn serve(
                 supervisor.follow(|agent| agent.refresh());
                 retry.made();
             }
+            due = auditor.due() => auditor.turn(due, &mut supervisor),
             () = due(plugins_due) => {}
             () = due(record_due) => record(&mut supervisor, &watch),
         }
@@ -169,6 +171,9 @@ pub async fn serve(
                 Kind::Service => Resource::Service,
             };
             watch.report_aside(resource, &aside.object, &aside.to_string());
+        }
+        for what in supervisor.take_found() {
+            watch.report_repaired(&options.node, &what);
         }
         // The taint is removed once, after the first update that succeeded.
         if !supervisor.on_hold

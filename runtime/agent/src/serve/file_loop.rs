@@ -12,6 +12,7 @@ use netpolc_target::NodeTarget;
 
 use super::{
     Options, Pass, Passes,
+    audit::Auditor,
     file_watch::Watch,
     files::{FileUpdate, Files},
     metrics::Metrics,
@@ -43,7 +44,7 @@ pub async fn serve(
     supervisor.agent.set_enforcement(options.enforcement);
     tokio::pin!(stop);
     files.read();
-    let mut retry = Retry::default();
+    let (mut retry, mut auditor) = (Retry::default(), Auditor::new(options.audit_interval));
     loop {
         supervisor.metrics.turned();
         tokio::select! {
@@ -75,6 +76,7 @@ pub async fn serve(
                 supervisor.follow(|agent| agent.refresh());
                 retry.made();
             }
+            due = auditor.due() => auditor.turn(due, &mut supervisor),
         }
         supervisor.note_unfound();
         supervisor.heartbeat();
@@ -82,6 +84,7 @@ pub async fn serve(
         // These would become Events, which objects from files do not have.
         supervisor.take_aside();
         supervisor.take_conflicts();
+        supervisor.take_found();
     }
     tracing::info!("the agent has stopped; enforcement stays in place (netpolc detach removes it)");
     Ok(Pass::default())

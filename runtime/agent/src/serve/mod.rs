@@ -4,6 +4,7 @@
 //! [`cluster_loop`] follows an API server. [`supervisor`] and [`retry`] are what both share;
 //! [`Options`] are what an operator can choose. Around them are:
 //!
+//! - [`audit`]: when what the kernel holds is compared with what was written to it
 //! - [`sandboxes`]: what CNI reports about pods; [`sandbox_store`] keeps it for the next agent
 //! - [`record`]: the state file that `netpolc status` reads; [`state_dir`] says where it is
 //! - [`policy_status`]: which policies the tables come from
@@ -12,6 +13,7 @@
 //!
 //! Not here: what an agent does with a cluster ([`crate::Agent`]).
 
+pub mod audit;
 pub mod cluster_loop;
 pub mod file_loop;
 pub mod file_watch;

@@ -3,7 +3,7 @@
 //! Not here: where its objects come from and which target enforces them, which whoever starts it
 //! decides; and the command line.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use netpolc_policy::{ByDefault, Enforcement};
 
@@ -22,13 +22,15 @@ pub struct Options {
     pub by_default: ByDefault,
     /// Which packets of pods with security groups they judge (S82).
     pub enforcement: Enforcement,
+    /// How often the agent compares what the kernel holds with what it has written; None for never.
+    pub audit_interval: Option<Duration>,
     /// Whether the agent ends after one pass.
     pub passes: Passes,
 }
 
 impl Options {
-    /// The options of an agent without a CNI plugin and a taint, which isolates nothing by default
-    /// and runs until it is stopped.
+    /// The options of an agent without a CNI plugin and a taint, which isolates nothing by default,
+    /// audits nothing, and runs until it is stopped.
     pub fn new(node: &str, pin_dir: PathBuf) -> Self {
         let passes = Passes::UntilStopped;
         Options {
@@ -38,6 +40,7 @@ impl Options {
             startup_taint: None,
             by_default: ByDefault::default(),
             enforcement: Enforcement::default(),
+            audit_interval: None,
             passes,
         }
     }

@@ -107,6 +107,8 @@ pub struct Supervisor<H, N> {
     broken: Option<String>,
     /// Which of them were restored, and when.
     repaired: Vec<(Instant, String)>,
+    /// What audits have found since [`Supervisor::take_found`].
+    unreported_found: Vec<String>,
     _alive: Option<Alive>,
 }
 
@@ -153,6 +155,7 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
             checked: None,
             broken: None,
             repaired: vec![],
+            unreported_found: vec![],
             _alive: alive.ok(),
         };
         if supervisor.on_hold {
@@ -246,9 +249,11 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
         let before = self.broken.take();
         match self.agent.host_mut().check() {
             Ok(repaired) => {
+                self.metrics.differences(repaired.len());
                 for what in repaired {
                     tracing::error!("{what}");
                     self.metrics.error("tampering");
+                    self.unreported_found.push(what.clone());
                     self.repaired.push((Instant::now(), what));
                 }
             }
@@ -266,6 +271,20 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
         let shown = self.repaired.len();
         self.repaired.retain(|(when, _)| when.elapsed() < REPAIR_SHOWN_FOR);
         self.stale |= before != self.broken || shown > 0;
+    }
+
+    /// Logs what an audit has found, which stays in the record for a while.
+    pub fn found(&mut self, what: &str) {
+        tracing::warn!("{what}; it is repaired");
+        self.metrics.error("tampering");
+        self.unreported_found.push(what.to_owned());
+        self.repaired.push((Instant::now(), format!("{what}; it was repaired")));
+        self.stale = true;
+    }
+
+    /// What audits and checks have found and repaired since the last call.
+    pub fn take_found(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.unreported_found)
     }
 
     /// Logs objects that are newly set aside or no longer are, and counts them.

@@ -12,8 +12,8 @@ use netpolc_table::{
     schema::{Word, word_of},
 };
 use netpolc_target::{
-    Capabilities, Compared, Datapath, Error, Frame, Hook, NodeTarget, Origin, Taken, Target,
-    Verdict,
+    Capabilities, Compared, Datapath, Error, Frame, Hook, NodeTarget, Origin, Reader, Taken,
+    Target, Verdict,
 };
 use netpolc_target_mem::Mem;
 
@@ -121,6 +121,11 @@ impl Target for Host {
 }
 
 impl NodeTarget for Host {
+    fn reader(&self) -> Option<Reader> {
+        // Read now, as a thread may have begun to before an update, and handed over later.
+        let held = self.read();
+        Some(Box::new(move || held))
+    }
     fn attached(&self) -> BTreeSet<IfIndex> {
         self.attached.clone()
     }

@@ -405,6 +405,8 @@ pub struct Eval {
 pub const MAX_PODS: u32 = 255;
 /// The default number of connections of all pods that are remembered.
 pub const MAX_CONNECTIONS: u32 = 1 << 21;
+/// The default number of seconds between two audits.
+pub const AUDIT_INTERVAL: u32 = 300;
 
 /// The arguments of `netpolc agent`.
 #[derive(Debug, Args)]
@@ -457,6 +459,10 @@ pub struct Agent {
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
     pub groups: Groups,
+    /// How often what the kernel holds is compared with what was written to it, and repaired where
+    /// somebody else has changed it; 0 for never
+    #[arg(long, value_name = "SECONDS", default_value_t = AUDIT_INTERVAL, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub audit_interval: u32,
     /// Bring the kernel in step once, and exit
     #[arg(long)]
     pub once: bool,

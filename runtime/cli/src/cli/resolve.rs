@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -166,6 +167,8 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
                 startup_taint: a.startup_taint.filter(|key| !key.is_empty()),
                 by_default: by_default(a.by_default)?,
                 enforcement: enforcement(a.groups),
+                audit_interval: (a.audit_interval > 0)
+                    .then(|| Duration::from_secs(a.audit_interval.into())),
                 passes,
             };
             let (max_pods, max_connections) = (a.max_pods, a.max_connections);

@@ -6,6 +6,7 @@ pub mod bridge;
 pub mod frames;
 pub mod stage;
 pub mod tables;
+pub mod tamper;
 pub mod watching;
 
 use std::{

@@ -3,7 +3,7 @@
 //!
 //! Not here: pins of maps and programs (`target`).
 
-use std::{io, os::fd::AsFd as _};
+use std::{collections::BTreeMap, io};
 
 use netpolc_table::IfIndex;
 use netpolc_target::{Error, Hook};
@@ -26,7 +26,22 @@ impl Attachments {
         pins: Option<&Pins>,
         before: Option<&Pins>,
     ) -> Result<Vec<String>, Error> {
-        self.sweep(pins)?;
+        // Links that somebody detached look like those of an interface that is gone. Where another
+        // one got its index, it carries the programs for nothing until the agent sees that.
+        let roles: BTreeMap<IfIndex, Role> =
+            self.held.iter().map(|(ifindex, held)| (*ifindex, held.role())).collect();
+        let swept = self.sweep(pins)?.into_iter().filter(|i| sys::ifname(*i).is_ok());
+        let detached: Vec<IfIndex> = swept.collect();
+        let mut found = Vec::new();
+        for ifindex in detached {
+            match self.attach_tcx(ifindex, roles[&ifindex], programs, pins) {
+                Err(e) if gone(&e) => {}
+                Err(e) => return Err(refused(call("bring back the TCX links of", ifindex), e)),
+                Ok(()) => {
+                    found.push(call("a TCX link was detached and has been restored:", ifindex))
+                }
+            }
+        }
         let mut missing = Vec::new();
         for (&ifindex, held) in &self.held {
             let what = match held {
@@ -36,16 +51,14 @@ impl Attachments {
                             p.link(&format!("{ifindex}_{}", hook_name(*hook))).exists()
                         })
                     };
-                    let other = |(hook, link): (&Hook, &Link)| match link {
-                        Link::Open(link) => {
-                            let mine = programs
-                                .iter()
-                                .find(|(of, _)| of == hook)
-                                .map(|(_, program)| program.id);
-                            sys::link_facts(link.as_fd())
-                                .is_ok_and(|facts| Some(facts.program) != mine)
-                        }
-                        Link::Pinned => false,
+                    let other = |(hook, link): (&Hook, &Link)| {
+                        let mine = programs
+                            .iter()
+                            .find(|(of, _)| of == hook)
+                            .map(|(_, program)| program.id);
+                        let pin = pins.map(|p| p.link(&format!("{ifindex}_{}", hook_name(*hook))));
+                        link.with(pin, sys::link_facts)
+                            .is_ok_and(|facts| Some(facts.program) != mine)
                     };
                     let gone =
                         links.keys().any(|hook| !pin(hook)).then_some("the pin of its TCX link");
@@ -59,7 +72,6 @@ impl Attachments {
             };
             missing.extend(what.map(|what| (ifindex, what)));
         }
-        let mut found = Vec::new();
         for (ifindex, what) in missing {
             let role = self.held.get(&ifindex).map_or(Role::Uplink, Held::role);
             let done = match self.held.get(&ifindex) {

@@ -281,6 +281,23 @@ impl Tables {
         })
     }
 
+    /// Learns anew what the maps hold, which somebody else has changed, as a writer does that has
+    /// just been started. No packet may be under way that began before something was freed.
+    ///
+    /// # Errors
+    /// As [`Tables::open`]; then nothing is learned.
+    pub fn relearn(&mut self) -> Result<(), Error> {
+        let (maps, access) = (&self.maps, Access::Write);
+        rows::open(maps);
+        let trie = |family| Trie::open(family, maps, access);
+        let (remote_v4, remote_v6) = (trie(Family::V4)?, trie(Family::V6)?);
+        let (exact, endpoints) = (Exact::open(maps, access)?, Endpoints::open(maps, access)?);
+        (self.services, self.ports) = (Services::open(maps, access)?, Ports::open(maps, access));
+        (self.remote_v4, self.remote_v6, self.exact) = (remote_v4, remote_v6, exact);
+        self.endpoints = endpoints;
+        Ok(())
+    }
+
     /// Decodes the maps anew, without what was learned when they were opened, for maps that another
     /// process writes.
     ///

@@ -1,5 +1,7 @@
 //! Growing and shrinking: a generation is replaced by one of another size. That happens at
 //! once where a write does not fit, and otherwise ahead of need, with the new one made in a thread.
+//! Also here: mending tables that somebody else has changed, for which a new generation is the last
+//! resort.
 //!
 //! Not here: how large tables must be (`needs`), what a generation is (`generation`), tables of
 //! connections (`growth`).
@@ -7,7 +9,7 @@
 use std::time::Instant;
 
 use netpolc_table::Program;
-use netpolc_target::{Error, Target as _};
+use netpolc_target::{Damage, Error, Target as _};
 
 use super::{Ebpf, capabilities};
 use crate::{
@@ -177,12 +179,53 @@ impl Ebpf {
         Ok(())
     }
 
+    /// Makes the tables take writes again after somebody else has changed them. What they hold is
+    /// learned anew. Where it makes no sense, they are replaced by new ones that hold `program`;
+    /// so they are where it cannot be read by others, since then nobody knows what else is wrong.
+    ///
+    /// # Errors
+    /// [`Error::System`] or [`Error::Verifier`] where new tables or their programs cannot be made.
+    pub fn mend(&mut self, damage: Damage, program: &Program) -> Result<(), Error> {
+        self.may_change()?;
+        // What was freed before may be used again by whoever learns the tables anew.
+        self.grace.wait()?;
+        if damage == Damage::Differs {
+            let learned = self.generation.tables.relearn().and_then(|()| self.read());
+            match learned {
+                Err(Error::Installed(why)) => tracing::warn!(%why, "the tables make no sense"),
+                learned => return learned.map(drop),
+            }
+        }
+        let mut next = Generation::create(self.recipe(*self.capacities()))?;
+        loop {
+            let made = next.tables.maps.capacities;
+            let room = match self.replace(next, program)? {
+                Filled::Everything => break,
+                Filled::Lacks(room) => room,
+            };
+            let larger = self.doubled(made, room).ok_or_else(|| {
+                Error::Installed("new tables have no room for what the old ones held".into())
+            })?;
+            next = Generation::create(self.recipe(larger))?;
+        }
+        tracing::warn!(
+            generation = self.generation.number,
+            "the tables could not be understood and were replaced by new ones"
+        );
+        Ok(())
+    }
+
     /// Makes `next` the generation that judges, where what is installed fits into it.
-    fn change_over(&mut self, mut next: Generation) -> Result<Filled, Error> {
+    fn change_over(&mut self, next: Generation) -> Result<Filled, Error> {
         // Ids that the last update freed may be in use by packets until a grace period has passed.
         self.settle()?;
         let program = self.read()?;
-        match next.fill(&program, &self.grace) {
+        self.replace(next, &program)
+    }
+
+    /// Makes `next` the generation that judges, where `program` fits into it.
+    fn replace(&mut self, mut next: Generation, program: &Program) -> Result<Filled, Error> {
+        match next.fill(program, &self.grace) {
             Ok(()) => {}
             Err(Stop::Other(e)) => return Err(e),
             // Entries meet in other buckets than before, so that by chance even a larger table may

@@ -72,6 +72,9 @@ pub struct Metrics {
     resyncs: Family<ByResource, Counter>,
     errors: Family<ByResource, Counter>,
     tried: Family<ByTrial, Counter>,
+    audits: Family<ByResult, Counter>,
+    audit_differences: Counter,
+    audit_duration: Histogram,
     problems: Gauge,
     aside: Gauge,
     in_step: Gauge<i64, AtomicI64>,
@@ -148,6 +151,23 @@ impl Metrics {
             "Opening packets that a policy which is only tried would deny or permit",
             tried.clone(),
         );
+        let (audits, audit_differences) = (Family::default(), Counter::default());
+        let audit_duration = Histogram::new(BUCKETS);
+        registry.register(
+            "audits",
+            "Comparisons of what the kernel holds with what was written to it, by how they ended",
+            audits.clone(),
+        );
+        registry.register(
+            "audit_differences",
+            "Entries and attachments that were found changed by somebody else and repaired",
+            audit_differences.clone(),
+        );
+        registry.register(
+            "audit_duration_seconds",
+            "How long an audit takes to read what the kernel holds",
+            audit_duration.clone(),
+        );
         registry.register("problems", "Problems in the objects as they are now", problems.clone());
         let aside = Gauge::default();
         registry.register(
@@ -197,6 +217,9 @@ impl Metrics {
             resyncs,
             errors,
             tried,
+            audits,
+            audit_differences,
+            audit_duration,
             problems,
             aside,
             in_step,
@@ -291,6 +314,19 @@ impl Metrics {
     /// Records another failure, by what failed (`tampering`).
     pub fn error(&self, what: &str) {
         self.errors.get_or_create(&ByResource { resource: what.into() }).inc();
+    }
+
+    /// Records an audit that ended this way (`sound`, `differs`, `unreadable`, `outdated`), found
+    /// so many differences, and took so long to read.
+    pub fn audited(&self, result: &'static str, differences: usize, took: Duration) {
+        self.audits.get_or_create(&ByResult { result }).inc();
+        self.audit_duration.observe(took.as_secs_f64());
+        self.differences(differences);
+    }
+
+    /// Counts what was found changed by somebody else and repaired.
+    pub fn differences(&self, count: usize) {
+        self.audit_differences.inc_by(count as u64);
     }
 
     /// Counts packets that policies which are only tried would treat otherwise.
