@@ -348,6 +348,11 @@ impl Ebpf {
         self.attachments.list()
     }
 
+    /// The interfaces that should carry the programs and do not.
+    pub fn loose(&self) -> Vec<IfIndex> {
+        self.attachments.loose(&self.generation.programs, self.pins.as_ref())
+    }
+
     /// Forgets interfaces that have vanished and returns them.
     ///
     /// # Errors

@@ -158,9 +158,15 @@ pub struct Verify {
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
     pub input: AskInput,
-    /// Only this node's pods [default: every pod]
+    /// Only this node's pods [default: every pod; with --installed the node of the agent]
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
+    /// Verify the tables that this machine's kernel holds; needs root
+    #[arg(long)]
+    pub installed: bool,
+    /// With --installed: the folder in a bpffs that holds the tables [default: /sys/fs/bpf/netpolc]
+    #[arg(long, value_name = "DIR", requires = "installed")]
+    pub pin_dir: Option<PathBuf>,
     /// How to show it
     #[arg(short, long, value_enum, default_value_t = Report::Table)]
     pub output: Report,

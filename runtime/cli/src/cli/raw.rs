@@ -94,7 +94,8 @@ Example:
 
 Examples:
   netpolc verify -f cluster.yaml
-  netpolc verify -f cluster.yaml --node worker-1")]
+  netpolc verify -f cluster.yaml --node worker-1
+  netpolc verify --installed --kubeconfig=admin.conf   what this machine's kernel holds")]
     Verify(Verify),
     /// Show the tables that policies become
     #[command(after_help = "Examples:

@@ -133,6 +133,13 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
         raw::Command::Verify(v) => Command::Verify(Verify {
             input: ask_input(v.input)?,
             scope: v.node.map_or(Scope::Everywhere, |node| Scope::Node(node.into())),
+            installed: match (v.installed, v.pin_dir) {
+                (true, dir) => {
+                    let pin_dir = dir.unwrap_or_else(|| super::PIN_DIR.into());
+                    Some(self::pin_dir(raw::Installed { pin_dir })?)
+                }
+                (false, _) => None,
+            },
             report: v.output,
         }),
         raw::Command::Lint(l) => Command::Lint(Lint {

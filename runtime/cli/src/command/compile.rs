@@ -84,7 +84,7 @@ pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
 const MAX_NAMED: usize = 3;
 
 /// Checks that some object names the node: one that is mistyped would have no tables.
-fn check_node(cluster: &Cluster, node: &Arc<str>) -> anyhow::Result<()> {
+pub(super) fn check_node(cluster: &Cluster, node: &Arc<str>) -> anyhow::Result<()> {
     let of_pods = cluster.pods.values().filter_map(|pod| pod.node.as_ref());
     let known: BTreeSet<&Arc<str>> = cluster.nodes.keys().chain(of_pods).collect();
     if known.contains(node) {

@@ -1,7 +1,9 @@
 //! `netpolc verify`: proves that the tables say what the policies say. Not here: the comparison
-//! (`netpolc_analyze::compare`).
+//! (`netpolc_analyze::compare`), and the tables that are installed ([`installed`]).
 
-use std::io::Write;
+pub mod installed;
+
+use std::{io::Write, path::PathBuf};
 
 use netpolc_analyze::{
     Analysis,
@@ -27,6 +29,8 @@ pub struct Verify {
     pub input: Input,
     /// The node whose pods are endpoints, or all nodes.
     pub scope: Scope,
+    /// The directory of pins whose tables are verified; None for those that would be compiled.
+    pub installed: Option<PathBuf>,
     /// How the result is shown.
     pub report: Report,
 }
@@ -57,8 +61,12 @@ struct Shown {
 /// Runs `netpolc verify`.
 ///
 /// # Errors
-/// There is nothing in the input, or it needs more ids than there are.
+/// There is nothing in the input, or it needs more ids than there are; and those of
+/// [`installed::run`].
 pub fn run(verify: &Verify) -> anyhow::Result<Outcome> {
+    if let Some(pin_dir) = &verify.installed {
+        return installed::run(verify, pin_dir);
+    }
     let (survey, read) = input::read(&verify.input, Absent::MadeUp)?;
     let (cluster, aside) = admit(survey.loaded.cluster, &verify.scope);
     let compiler = netpolc_lower::compile(&cluster, verify.scope.clone())?;

@@ -89,6 +89,24 @@ impl Attachments {
         Ok(found)
     }
 
+    /// The interfaces from which somebody took the programs, or that carry others.
+    pub fn loose(&self, programs: &Programs, pins: Option<&Pins>) -> Vec<IfIndex> {
+        let carries = |ifindex: IfIndex, hook: Hook, link: &Link| {
+            let pin = pins.map(|pins| pins.link(&format!("{ifindex}_{}", hook_name(hook))));
+            let mine = programs.iter().find(|(of, _)| *of == hook).map(|(_, program)| program.id);
+            link.with(pin, sys::link_facts)
+                .is_ok_and(|facts| facts.ifindex == Some(ifindex) && Some(facts.program) == mine)
+        };
+        let loose = |(ifindex, held): &(&IfIndex, &Held)| match held {
+            Held::Tcx(links) => {
+                links.iter().any(|(hook, link)| !carries(**ifindex, *hook, link))
+                    || !held.role().hooks().iter().all(|hook| links.contains_key(hook))
+            }
+            Held::Clsact(_, role) => !filters_stand(**ifindex, *role, programs),
+        };
+        self.held.iter().filter(loose).map(|(ifindex, _)| *ifindex).collect()
+    }
+
     /// Pins the links of an interface again where they still exist, and attaches anew where they do
     /// not.
     fn repin(
