@@ -28,6 +28,7 @@ fn pod(name: &str, address: &str) -> Pod {
         phase: Phase::Active,
         ports: vec![],
         grouping: Grouping::default(),
+        owner: None,
     }
 }
 

@@ -26,6 +26,7 @@ fn pod(namespace: &str, address: &str) -> Pod {
         phase: Phase::Active,
         ports: vec![],
         grouping: Grouping::default(),
+        owner: None,
     }
 }
 

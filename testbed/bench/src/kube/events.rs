@@ -134,7 +134,7 @@ impl Agent {
         let (stop, stopped) = oneshot::channel();
         let pin_dir = format!("/sys/fs/bpf/netpolc-bench-{}", std::process::id()).into();
         let options = Options::new(node, pin_dir);
-        let access = Access::Kubeconfig(server.kubeconfig(User::Admin)?);
+        let access = Access::Kubeconfig(server.kubeconfig(User::Admin)?.into());
         let source = watch::Options {
             access,
             node: Some(node.into()),

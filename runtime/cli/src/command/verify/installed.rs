@@ -31,7 +31,6 @@ use serde::Serialize;
 
 use super::Verify;
 use crate::{
-    cli::raw::Report,
     command::compile::{admit, check_node},
     input,
     output::{self, Outcome},
@@ -155,9 +154,9 @@ pub fn run(verify: &Verify, pin_dir: &Path) -> anyhow::Result<Outcome> {
         looked.findings.retain(|finding| before.contains(finding));
     }
     looked.findings.sort();
-    match verify.report {
-        Report::Json => output::print_json(&looked)?,
-        Report::Table => text(&looked)?,
+    match verify.report.notation() {
+        Some(notation) => output::print_data(&looked, notation)?,
+        None => text(&looked)?,
     }
     Ok(read.and(Outcome::of_problems(looked.findings.len())))
 }
