@@ -77,7 +77,12 @@ impl Auditor {
         };
         self.reading = None;
         let again = match read {
-            Ok(read) => self.end(&read, supervisor),
+            Ok(read) => {
+                let again = self.end(&read, supervisor);
+                // A large program takes nearly as long to free as to compare.
+                tokio::task::spawn_blocking(move || drop(read));
+                again
+            }
             // The thread has panicked, which it said itself.
             Err(_) => Again::Soon,
         };
