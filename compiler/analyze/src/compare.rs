@@ -4,7 +4,8 @@
 //! Here: what a program permits as sets of traffic, held against the analysis of the cluster that
 //! it was compiled from, or should have been. An address stands for all that neither the tables nor
 //! the rules tell apart from it. Not here: what is decided around the tables, and left out: the pod
-//! itself (S47), its own node (S44, S45), tunnels (S45), and Services before their translation (S48).
+//! itself (S47), its own node (S44, S45), tunnels (S45), and Services before their translation
+//! (S48).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -65,8 +66,8 @@ pub struct Comparison {
     pub disagreements: Vec<Disagreement>,
 }
 
-/// Compares a program with the analysis of a cluster, for these endpoints, and returns up to `limit`
-/// disagreements. Each pod has to be one of the cluster's.
+/// Compares a program with the analysis of a cluster, for these endpoints, and returns up to
+/// `limit` disagreements. Each pod has to be one of the cluster's.
 pub fn compare(
     analysis: &mut Analysis<'_>,
     program: &Program,

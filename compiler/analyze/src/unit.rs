@@ -151,8 +151,8 @@ impl Analysis<'_> {
         found
     }
 
-    /// Is some pod of the unit isolated by a NetworkPolicy in this direction, or by default? And are
-    /// all?
+    /// Whether some pods of the unit, or all, are isolated in this direction, by a NetworkPolicy or
+    /// by default.
     pub fn isolation(&mut self, unit: &Unit, direction: Direction) -> Isolated {
         let profiles = unit.classes.iter().map(|class| self.universe.class(*class).profile);
         let profiles: Vec<_> = profiles.collect();

@@ -209,7 +209,8 @@ pub enum Colour {
 }
 
 impl Colour {
-    /// What `--color` says; else on where standard output is a terminal and NO_COLOR is unset or empty (no-color.org).
+    /// What `--color` says; else on where standard output is a terminal and NO_COLOR is unset or
+    /// empty (no-color.org).
     pub fn of_stdout() -> Self {
         if let Some(colour) = CHOSEN.get().and_then(|chosen| chosen.colour) {
             return colour;

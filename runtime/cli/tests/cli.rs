@@ -289,7 +289,7 @@ fn compile_shows_filters_with_their_origin_and_totals() {
         "{out}"
     );
     assert!(out.lines().last().unwrap().starts_with("# total: "), "{out}");
-    for (mode, driver) in [("representor", "mlx5_core"), ("prefilter", "ice")] {
+    for (mode, driver) in [("representor", "mlx5_core"), ("prefilter", "mlx5_core")] {
         let output = compile(&["--mode", mode, "-o", "json"]);
         let value: Value =
             serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{mode}: {e}"));

@@ -381,6 +381,23 @@ pub const DRIVERS: &[Quirks] = &[
     },
 ];
 
+/// What people call drivers, beside the names that `ethtool -i` prints.
+const ALSO_CALLED: [(&str, &str); 7] = [
+    ("bnxt", "bnxt_en"),
+    ("mlx5", "mlx5_core"),
+    ("connectx", "mlx5_core"),
+    ("octeontx2", "rvu_nicpf"),
+    ("otx2", "rvu_nicpf"),
+    ("e810", "ice"),
+    ("netronome", "nfp"),
+];
+
+/// The driver that is meant by this name: one that it is called, or else its own.
+pub fn driver_named(name: &str) -> &str {
+    let called = ALSO_CALLED.iter().find(|(called, _)| called.eq_ignore_ascii_case(name));
+    called.map_or(name, |(_, driver)| driver)
+}
+
 /// A driver's quirks; none where it is not known.
 pub fn quirks(driver: &str) -> Option<&'static Quirks> {
     DRIVERS.iter().find(|q| q.driver == driver)

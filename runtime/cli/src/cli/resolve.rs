@@ -211,10 +211,10 @@ fn flower(mode: Option<FlowerMode>, driver: Option<String>, form: Form) -> anyho
     const SOFTWARE: &str = "software";
     let (mode, default) = match mode.unwrap_or(FlowerMode::Software) {
         FlowerMode::Representor => (Mode::Representor, "mlx5_core"),
-        FlowerMode::Prefilter => (Mode::Prefilter, "ice"),
+        FlowerMode::Prefilter => (Mode::Prefilter, "mlx5_core"),
         FlowerMode::Software => (Mode::Software, SOFTWARE),
     };
-    let driver = driver.as_deref().unwrap_or(default);
+    let driver = driver.as_deref().map_or(default, quirks::driver_named);
     if mode == Mode::Software && driver != SOFTWARE {
         bail!(
             "--driver {driver} does not apply to software flower, which uses no NIC; add --mode \

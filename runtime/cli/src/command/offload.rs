@@ -59,7 +59,12 @@ fn mode(findings: &Findings) -> &'static str {
 }
 
 fn text(interfaces: &[Findings], colour: Colour) -> String {
-    let rows = interfaces.iter().map(|f| {
+    // There are many interfaces of pods, and none of them has filters in hardware, so they are
+    // listed on one line, unless one of them was asked for.
+    let (without, nics): (Vec<&Findings>, Vec<&Findings>) = interfaces
+        .iter()
+        .partition(|f| interfaces.len() > 1 && f.facts.hw_tc_offload == HwTc::Missing);
+    let rows = nics.iter().map(|f| {
         let facts = &f.facts;
         let offload = match &facts.hw_tc_offload {
             HwTc::On => "on",
@@ -92,15 +97,16 @@ fn text(interfaces: &[Findings], colour: Colour) -> String {
         "phys_port_name",
         "mode",
     ];
-    let mut text = output::table(&head, rows);
-    text += "\n";
-    // There are many interfaces of pods, and none of them has this, so they are listed on one line.
-    let without = interfaces.iter().filter(|f| f.facts.hw_tc_offload == HwTc::Missing);
-    let without: Vec<&str> = without.map(|f| f.facts.interface.as_str()).collect();
-    if !without.is_empty() {
-        text += &format!("\nwithout hw-tc-offload: {}\n", without.join(", "));
+    let mut text = String::new();
+    if !nics.is_empty() {
+        text += &output::table(&head, rows);
+        text += "\n";
     }
-    for findings in interfaces.iter().filter(|f| f.facts.hw_tc_offload != HwTc::Missing) {
+    if !without.is_empty() {
+        let names: Vec<&str> = without.iter().map(|f| f.facts.interface.as_str()).collect();
+        text += &format!("without hw-tc-offload: {}\n", names.join(", "));
+    }
+    for findings in nics.into_iter().filter(|f| f.facts.hw_tc_offload != HwTc::Missing) {
         text += &details(findings, colour);
     }
     // The ports of a NIC share a driver, so these are listed once for each driver.
