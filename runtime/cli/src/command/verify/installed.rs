@@ -3,7 +3,7 @@
 //!
 //! What is found twice, with a second between, counts: an agent that is behind by an update is none
 //! of this command's business. Not here: the comparison of answers (`netpolc_analyze::compare`),
-//! and the entries that there should be ([`expected`]).
+//! and the entries that there should be (`expected`).
 
 mod expected;
 
