@@ -33,9 +33,10 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A node whose agent audits every second.
 struct Audited {
+    /// It goes first: what it has installed can be removed only then.
+    _agent: Running,
     node: Node,
     log: PathBuf,
-    _agent: Running,
 }
 
 impl Audited {
@@ -55,7 +56,7 @@ impl Audited {
         ];
         let mut command = node.command(&arguments);
         let _agent = Running::start(command.stderr(File::create(&log).unwrap()));
-        let this = Self { node, log, _agent };
+        let this = Self { _agent, node, log };
         this.until("the policy is enforced by links", || {
             this.node.pins.join("links").exists()
                 && links(&this.node.pins).len() == 3
