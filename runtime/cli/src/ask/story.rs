@@ -2,7 +2,7 @@
 //! what comes nearest to allowing what is denied.
 //!
 //! Here: a story for each distinct answer to a question. Not here: which packets a question means
-//! ([`packets`]), and how a story is told ([`super::tell`]).
+//! (`packets`), and how a story is told ([`super::tell`]).
 
 mod packets;
 mod reason;

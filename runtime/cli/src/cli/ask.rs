@@ -175,7 +175,7 @@ pub struct Verify {
 /// The arguments of `netpolc test`.
 #[derive(Debug, Args)]
 pub struct Test {
-    /// Files with expectations, one a line: SOURCE -> DESTINATION[:PORT][/PROTOCOL] allowed|denied
+    /// Files with expectations, one a line, such as `shop/ui -> shop/db:5432 denied`
     #[arg(value_name = "EXPECTATIONS", required = true)]
     pub expectations: Vec<PathBuf>,
     #[command(flatten)]
