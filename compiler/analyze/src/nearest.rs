@@ -146,7 +146,16 @@ pub fn misses(
         oracle::Reason::Gated(groups) => of_groups(cluster, packet, groups),
         _ => Vec::new(),
     };
-    found.retain(|miss| !miss.failures.is_empty() && miss.failures.len() <= MOST_FAILURES);
+    // A policy that does not even select the pod is near only where nothing else is in the way.
+    let selects = |miss: &Miss| {
+        let mut failures = miss.failures.iter();
+        !failures.any(|failure| matches!(failure, Failure::Label { of: Of::Subject(_), .. }))
+    };
+    found.retain(|miss| match miss.failures.len() {
+        0 => false,
+        1 => true,
+        count => count <= MOST_FAILURES && selects(miss),
+    });
     // A block that should have a pod's address is no way out while there are others.
     let is_pod =
         cluster.pods.values().any(|pod| pod.is_policed() && pod.addresses.contains(&packet.remote));

@@ -78,7 +78,7 @@ fn check(path: &Path) -> anyhow::Result<()> {
 
 /// Prints each problem as one line on standard error. Returns `Problems` if any of them is an
 /// error.
-fn report(loaded: &Loaded) -> Outcome {
+pub fn report(loaded: &Loaded) -> Outcome {
     for problem in &loaded.problems {
         output::complain(problem.line());
     }

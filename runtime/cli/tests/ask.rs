@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-const SHOP: &str = include_str!("data/shop.yaml");
+const SHOP: &str = include_str!("../../../testbed/examples/shop.yaml");
 
 /// Runs netpolc with the shop as standard input.
 fn netpolc(arguments: &[&str]) -> Output {
@@ -52,7 +52,7 @@ fn a_denial_names_what_comes_nearest_and_what_to_change() {
     assert_eq!(near[0]["failures"][0]["what"], "it asks for app=web; pod shop/web has app=wbe");
     assert_eq!(near[0]["failures"][0]["change"], "give pod shop/web the label app=web");
     assert_eq!(near[1]["failures"][0]["what"], "it is about TCP 9187, not TCP 5432");
-    assert!(near[0]["rule_at"]["at"].as_str().unwrap().ends_with(":40"), "{near:#?}");
+    assert!(near[0]["rule_at"]["at"].as_str().unwrap().ends_with(":45"), "{near:#?}");
     assert_eq!(near[0]["rule_at"]["text"], "- podSelector: {matchLabels: {app: web}}");
     assert_eq!(
         story["sides"][1]["reason"],
@@ -267,4 +267,31 @@ spec:
     assert!(baseline.contains("no NetworkPolicy isolates the pod for ingress"), "{baseline}");
     assert!(baseline.contains("quiet (Baseline tier, rule 0) denies it"), "{baseline}");
     std::fs::remove_dir_all(folder).expect("it was there");
+}
+
+/// Every block of the page that shows a command shows what it prints.
+#[test]
+fn the_page_shows_what_is_printed() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = std::fs::read_to_string(root.join("docs/ask.md")).expect("the page");
+    let blocks: Vec<&str> = page
+        .split("```console\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().expect("the block ends"))
+        .collect();
+    assert!(blocks.len() >= 3, "only {} blocks", blocks.len());
+    for block in blocks {
+        let (command, shown) = block.split_once('\n').expect("a command");
+        let arguments = command.strip_prefix("$ netpolc ").expect("a command of netpolc");
+        let out = Command::new(env!("CARGO_BIN_EXE_netpolc"))
+            .args(arguments.split(' '))
+            .current_dir(root.join("testbed/examples"))
+            .output()
+            .expect("netpolc runs");
+        let printed = String::from_utf8(out.stdout).expect("UTF-8");
+        let trimmed = |text: &str| -> Vec<String> {
+            text.lines().map(|line| line.trim_end().to_owned()).collect()
+        };
+        assert_eq!(trimmed(&printed), trimmed(shown), "{command}");
+    }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-const SHOP: &str = include_str!("data/shop.yaml");
+const SHOP: &str = include_str!("../../../testbed/examples/shop.yaml");
 
 /// A folder of this test's own, with the shop in it.
 struct Folder(PathBuf);
