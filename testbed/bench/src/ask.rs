@@ -109,9 +109,11 @@ pub fn run(mut progress: impl FnMut(String)) -> Result<Section> {
 /// The cluster with one policy that allows nothing any more.
 fn changed(cluster: &Cluster) -> Cluster {
     let mut new = cluster.clone();
-    let isolates = |policy: &&mut netpolc_policy::Policy| matches!(&policy.ingress, Isolation::Isolated(rules) if !rules.is_empty());
-    if let Some(policy) = new.policies.values_mut().find(isolates) {
-        policy.ingress = Isolation::Isolated(Vec::new());
+    let ingress = new.policies.values_mut().map(|policy| &mut policy.ingress);
+    let nothing = Isolation::Isolated(Vec::new());
+    let mut rules = ingress.filter(|ingress| !matches!(ingress, Isolation::Open));
+    if let Some(ingress) = rules.find(|ingress| **ingress != nothing) {
+        *ingress = nothing;
     }
     new
 }

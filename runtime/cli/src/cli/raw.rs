@@ -241,8 +241,8 @@ pub struct Compile {
     /// With --target flower: how flower is used [default: software]
     #[arg(long, value_enum)]
     pub mode: Option<FlowerMode>,
-    /// With --target flower: for which NIC driver, as `ethtool -i` names it, or as it is called, such
-    /// as mlx5 or octeontx2 [default: mlx5_core]
+    /// With --target flower: for which NIC driver, as `ethtool -i` names it, or as it is called,
+    /// such as mlx5 or octeontx2 [default: mlx5_core]
     #[arg(long, value_name = "NAME")]
     pub driver: Option<String>,
     /// With --target p4: how entries come into the tables [default: const]
