@@ -1,7 +1,7 @@
 //! The analysis gives the oracle's answers, and those of the tables, for random clusters with
 //! tiers, groups and addresses that are claimed twice.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use netpolc_analyze::{Analysis, End, region::Family};
 use netpolc_policy::{
@@ -29,7 +29,11 @@ fn compare(cluster: &Cluster, seed: u64) -> usize {
         for family in Family::BOTH {
             let mut own = pod.addresses.iter().filter(|a| Family::of(**a) == family);
             let Some(own) = own.next().copied() else { continue };
-            for remote in addresses.iter().copied().filter(|a| Family::of(*a) == family) {
+            // What passes between a pod and its own node is not the analysis's to answer (S44, S82).
+            let node = pod.node.as_ref().and_then(|name| cluster.nodes.get(name));
+            let is_own_node = |a: &IpAddr| node.is_some_and(|node| node.addresses.contains(a));
+            let remotes = addresses.iter().copied().filter(|a| !is_own_node(a));
+            for remote in remotes.filter(|a| Family::of(*a) == family) {
                 let end = analysis.universe().remote_at(remote);
                 for &(transport, port) in &ports {
                     let number = transport.number();
