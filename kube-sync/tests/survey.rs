@@ -226,13 +226,13 @@ fn a_pod_without_addresses_gets_some_and_the_others_keep_theirs() {
 fn objects_say_what_lint_need_not_report_of_them() {
     let annotation = r#"annotations: {"netpolc.io/lint-allow": "no-rules, dns-denied,"}"#;
     let policy = format!(
-        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: n, \
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: shop, \
          {annotation}}}\nspec: {{podSelector: {{}}}}\n"
     );
     let yaml = format!(
-        "{policy}---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: n, {annotation}}}\n"
+        "{policy}---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, {annotation}}}\n"
     );
-    let json = r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"m","annotations":
+    let json = r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"data","annotations":
         {"netpolc.io/lint-allow":"dns-denied"}}}"#;
     let found = survey([Input::bytes("y", yaml), Input::bytes("j", json)], Absent::Absent);
     assert_eq!(found.loaded.problems, []);
@@ -241,9 +241,9 @@ fn objects_say_what_lint_need_not_report_of_them() {
     assert_eq!(
         allowed,
         [
-            "Namespace m: dns-denied",
-            "Namespace n: no-rules dns-denied",
-            "NetworkPolicy n/p: no-rules dns-denied"
+            "Namespace data: dns-denied",
+            "Namespace shop: no-rules dns-denied",
+            "NetworkPolicy shop/p: no-rules dns-denied"
         ]
     );
 }
