@@ -72,7 +72,7 @@ fn s06_absent_peers_are_everybody_and_absent_ports_everything() {
     );
     shop().ingress("shop/p", "app=db", &[rule(&[own("app=ui")], &[])]).expect(
         "shop/ui > shop/db udp/9: yes
-         shop/ui > shop/db 47: yes
+         shop/ui > shop/db 253: yes
          192.0.2.1 > shop/db tcp/80: no",
     );
 }
