@@ -10,6 +10,7 @@
 //! for all ports at once and has no bound on the number of pods; `tests/agree.rs` holds it against
 //! both.
 
+pub mod around;
 pub mod compare;
 pub mod diff;
 pub mod lint;

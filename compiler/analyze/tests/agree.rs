@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use netpolc_analyze::{Analysis, End, region::Family};
+use netpolc_analyze::{Analysis, End, around::around, region::Family};
 use netpolc_policy::{
     Cluster, Direction, Pod,
     oracle::{self, Party, Question, Reason},
@@ -121,4 +121,23 @@ fn both_ends_have_to_permit() {
         }
     }
     assert!(pairs > 20, "only {pairs} pairs");
+}
+
+#[test]
+fn what_has_no_influence_is_left_out_and_nothing_else() {
+    let (mut asked, mut smaller) = (0, 0);
+    for seed in 0..200 {
+        let mut rng = Rng::new(70_000 + seed);
+        let claims = if seed % 3 == 0 { Claims::Contested } else { Claims::Unique };
+        let cluster = random::cluster(&mut rng, &Shape { claims, ..Shape::default() });
+        for question in random::questions(&mut rng, &cluster, 40) {
+            let around = around(&cluster, &question);
+            let (whole, part) =
+                (oracle::judge(&cluster, &question), oracle::judge(&around, &question));
+            assert_eq!(whole, part, "seed {seed}: {question:?}");
+            asked += 1;
+            smaller += usize::from(around.pods.len() < cluster.pods.len());
+        }
+    }
+    assert!(asked > 5_000 && smaller * 2 > asked, "{smaller} of {asked} clusters were smaller");
 }

@@ -124,6 +124,11 @@ const WIDER: &[(&str, &str)] = &[
     ("hardware addresses", "software flower does not look at hardware addresses"),
     ("S45 tunnels that end on a node", "software flower does not know the node's tunnels"),
     ("S55 0.0.0.0 for DHCP only: a pod is no", "software flower does not look for servers"),
+    (
+        "S82 the born set judges",
+        "the ingress set judges what the node sends, too; it permits no more than the groups do in \
+         any program that the compiler makes",
+    ),
 ];
 
 /// The node's addresses: in the cases about it, the stranger is one of them.

@@ -7,7 +7,10 @@
 mod packets;
 mod reason;
 
-use netpolc_analyze::nearest::{self, Miss, Packet, RuleName};
+use netpolc_analyze::{
+    around::around,
+    nearest::{self, Miss, Packet, RuleName},
+};
 use netpolc_kube_sync::{ObjectId, Survey};
 use netpolc_policy::{
     Cluster, Direction, Pod, audit,
@@ -126,6 +129,7 @@ pub fn stories(survey: &Survey, asked: &Asked) -> anyhow::Result<Vec<Story>> {
     let shadow = audit::shadow(cluster);
     let mut told: Vec<(Signature, Story)> = Vec::new();
     for meant in packets::meant(survey, asked)? {
+        let cluster = &around(cluster, &meant.question);
         let judged = oracle::judge(cluster, &meant.question);
         let signature = Signature::of(&judged, &meant);
         if let Some((_, story)) = told.iter_mut().find(|(known, _)| *known == signature) {
@@ -135,7 +139,7 @@ pub fn stories(survey: &Survey, asked: &Asked) -> anyhow::Result<Vec<Story>> {
             }
             continue;
         }
-        let story = story(survey, shadow.as_ref(), &meant, &judged);
+        let story = story((survey, cluster), shadow.as_ref(), &meant, &judged);
         told.push((signature, story));
     }
     let mut stories: Vec<Story> = told.into_iter().map(|(_, story)| story).collect();
@@ -178,17 +182,22 @@ impl Story {
     }
 }
 
-fn story(survey: &Survey, shadow: Option<&Cluster>, meant: &Meant, judged: &Judgement) -> Story {
-    let cluster = &survey.loaded.cluster;
+fn story(
+    (survey, cluster): (&Survey, &Cluster),
+    shadow: Option<&Cluster>,
+    meant: &Meant,
+    judged: &Judgement,
+) -> Story {
     let question = &meant.question;
     let sides = [
         (Direction::Egress, &judged.egress, &meant.source),
         (Direction::Ingress, &judged.ingress, &meant.destination),
     ];
-    let nearest =
-        sides.iter().flat_map(|(direction, side, _)| near(survey, question, *direction, side));
+    let nearest = sides
+        .iter()
+        .flat_map(|(direction, side, _)| near((survey, cluster), question, *direction, side));
     let nearest = if judged.allowed { Vec::new() } else { nearest.collect() };
-    let then = shadow.map(|shadow| oracle::judge(shadow, question));
+    let then = shadow.map(|shadow| oracle::judge(&around(shadow, question), question));
     let then = then.filter(|then| then.allowed != judged.allowed);
     let tried = then.map(|then| {
         let side = if then.egress.reason.allows() { &then.ingress } else { &then.egress };
@@ -225,12 +234,11 @@ fn story(survey: &Survey, shadow: Option<&Cluster>, meant: &Meant, judged: &Judg
 }
 
 fn near(
-    survey: &Survey,
+    (survey, cluster): (&Survey, &Cluster),
     question: &Question,
     direction: Direction,
     side: &oracle::Side,
 ) -> Vec<Near> {
-    let cluster = &survey.loaded.cluster;
     let Some(pod) = side.pod.as_ref().and_then(|key| cluster.pods.get(key)) else {
         return Vec::new();
     };
