@@ -81,7 +81,11 @@ const STRICTER: &[(&str, &str)] = &[
         "flower does not know by which interface a packet came, so its own address is forged; what \
          it sends to itself never leaves it",
     ),
+    (BORN, "the ingress set judges what the node sends, too"),
 ];
+
+/// What software flower judges by the ingress set, and other targets by the born set (S82).
+const BORN: &str = "S82";
 
 /// What passes although other targets drop it, and why nothing is gained by it.
 const WIDER: &[(&str, &str)] = &[

@@ -19,7 +19,7 @@ use std::{
 use netpolc_lower::{Compiler, Scope, compile};
 use netpolc_policy::{
     ObjectKey,
-    oracle::{Party, Transport},
+    oracle::{self, Party, Transport},
 };
 use netpolc_target::{
     frame::Packet,
@@ -96,9 +96,12 @@ fn stage(
         let translated = question.via.is_some();
         // Behind groups it does not tell protocols without ports apart, and is stricter there.
         let apart = grouped && probe.allowed && question.protocol.protocol().is_none();
+        // It knows no tunnels either, and lets their protocols through where policy does.
+        let tunnel = oracle::TUNNELS.contains(&question.protocol.number());
         !local
             && !translated
             && !apart
+            && !tunnel
             && from != to
             && [from, to].iter().all(|address| !nodes.contains(address) && !twice.contains(address))
     };

@@ -140,8 +140,12 @@ impl Pod<'_> {
         if state & ct::TRACKED == 0 {
             state = 0;
         }
-        let born =
-            packet.born == Born::Here && self.topology.node_addresses.contains(&packet.source);
+        // Where security groups judge what the node sends, its addresses are like any other (S82).
+        let nodes: &[IpAddr] = match Pipeline::Born.set(word) {
+            Some(_) => &[],
+            None => &self.topology.node_addresses,
+        };
+        let born = packet.born == Born::Here && nodes.contains(&packet.source);
         if side == Side::Egress && born {
             return true;
         }
@@ -156,7 +160,7 @@ impl Pod<'_> {
             return false;
         }
         if reply {
-            let to_node = side == Side::Ingress && self.topology.node_addresses.contains(&remote);
+            let to_node = side == Side::Ingress && nodes.contains(&remote);
             if self.open(other)
                 || to_node
                 || self.permits(other, remote, packet, packet.source_port)
@@ -166,7 +170,7 @@ impl Pod<'_> {
         }
         if is_icmp && state & ct::RELATED != 0 {
             let opener = if reply { other } else { here };
-            let nodes = self.topology.node_addresses.iter().any(|a| Family::of(*a) == family);
+            let nodes = nodes.iter().any(|a| Family::of(*a) == family);
             if self.any(opener, family) || (reply && side == Side::Ingress && nodes) {
                 return true;
             }

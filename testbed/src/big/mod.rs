@@ -18,8 +18,8 @@ use std::{
 };
 
 use netpolc_policy::{
-    Cluster, ContainerPort, Grouping, Labels, Namespace, Node, ObjectKey, Phase, Pod, PodNetwork,
-    Policy, Protocol,
+    Cluster, ContainerPort, Grouping, Labels, Namespace, Node, ObjectKey, Owner, OwnerKind, Phase,
+    Pod, PodNetwork, Policy, Protocol,
 };
 
 use crate::random::Rng;
@@ -137,7 +137,7 @@ impl Big {
                     account: current.labels.get("app").unwrap_or("default").into(),
                     ..Grouping::default()
                 },
-                owner: None,
+                owner: Some(current.owner.clone()),
             }
         })
     }
@@ -163,6 +163,7 @@ impl Big {
 struct Deployment {
     namespace: Arc<str>,
     name: String,
+    owner: Arc<Owner>,
     labels: Labels,
     ports: Vec<ContainerPort>,
     /// How many pods are still to come.
@@ -207,6 +208,7 @@ impl Deployments {
         Deployment {
             namespace: namespace_name(n),
             name: format!("{app}-{hash}"),
+            owner: Arc::new(Owner { kind: OwnerKind::Deployment, name: app.into() }),
             labels: labels.into_iter().collect(),
             ports: vec![port("http", 8080), port("metrics", 9090 + (number % 4) as u16)],
             left: *self.rng.pick(&[1, 2, 2, 3, 3, 5, 8, 20]),
