@@ -29,7 +29,8 @@ fn compare(cluster: &Cluster, seed: u64) -> usize {
         for family in Family::BOTH {
             let mut own = pod.addresses.iter().filter(|a| Family::of(**a) == family);
             let Some(own) = own.next().copied() else { continue };
-            // What passes between a pod and its own node is not the analysis's to answer (S44, S82).
+            // What passes between a pod and its own node is not the analysis's to answer (S44,
+            // S82).
             let node = pod.node.as_ref().and_then(|name| cluster.nodes.get(name));
             let is_own_node = |a: &IpAddr| node.is_some_and(|node| node.addresses.contains(a));
             let remotes = addresses.iter().copied().filter(|a| !is_own_node(a));

@@ -55,14 +55,18 @@ spec:
 fn a_finding_names_its_line_and_what_to_write() {
     let output = lint(&["-f", "-"], &typo(""));
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(1), ""));
-    assert_eq!(
-        text(&output.stdout),
+    let lines = [
         "note: 1 pod may reach the cloud's metadata service, since no policy isolates its egress. \
-         [metadata-reachable]\n    Deny 169.254.169.254 and fd00:ec2::254 by a \
-         ClusterNetworkPolicy of the tier Admin, or isolate egress.\n-:21: warning: NetworkPolicy shop/api: The peer \
-         means nobody: no pod of namespace shop has app=wbe. [peer-means-nobody]\n    Write \
-         app=web, which there is.\n1 warning, 1 note\n"
-    );
+         [metadata-reachable]",
+        "    Deny 169.254.169.254 and fd00:ec2::254 by a ClusterNetworkPolicy of the tier Admin, \
+         or isolate egress.",
+        "-:21: warning: NetworkPolicy shop/api: The peer means nobody: no pod of namespace shop \
+         has app=wbe. [peer-means-nobody]",
+        "    Write app=web, which there is.",
+        "1 warning, 1 note",
+        "",
+    ];
+    assert_eq!(text(&output.stdout), lines.join("\n"));
 }
 
 #[test]
