@@ -13,26 +13,25 @@ use netpolc_policy::{
 /// The cluster without whatever has no influence on this question: the oracle gives the same answer
 /// for both.
 pub fn around(cluster: &Cluster, question: &Question) -> Cluster {
-    let mut addresses = BTreeSet::from([question.source.address(), question.destination.address()]);
+    let mut addresses = vec![question.source.address(), question.destination.address()];
     addresses.extend(question.via.map(|(address, _)| address));
-    let is_named = |pod: &Pod| {
-        [&question.source, &question.destination].into_iter().any(|party| match party {
-            Party::Pod(key, _) => *key == pod.key,
-            Party::Address(_) => false,
-        })
-    };
     let has = |list: &[IpAddr]| list.iter().any(|address| addresses.contains(address));
-    let ends = |pod: &&Pod| is_named(pod) || has(&pod.addresses);
-    let ends: Vec<&Pod> = cluster.pods.values().filter(ends).collect();
+    let named = [&question.source, &question.destination].into_iter().filter_map(|party| {
+        let Party::Pod(key, _) = party else { return None };
+        cluster.pods.get(key)
+    });
+    let mut ends: Vec<&Pod> = cluster.pods.values().filter(|pod| has(&pod.addresses)).collect();
+    ends.extend(named);
     let nodes: BTreeSet<&Arc<str>> = ends.iter().filter_map(|pod| pod.node.as_ref()).collect();
     let namespaces: BTreeSet<&Arc<str>> = ends.iter().map(|pod| &pod.key.namespace).collect();
     // What a pod's own node does for Services depends on the ports of other pods there (S48).
-    let shares_node = |pod: &Pod| {
-        pod.ports.iter().any(|port| port.host_port.is_some())
-            && pod.node.as_ref().is_some_and(|node| nodes.contains(node))
-    };
-    let others = cluster.pods.values().filter(|pod| shares_node(pod));
-    let pods = others.chain(ends.iter().copied()).map(|pod| (pod.key.clone(), pod.clone()));
+    if cluster.nodes.values().any(|node| has(&node.addresses)) {
+        ends.extend(cluster.pods.values().filter(|pod| {
+            pod.ports.iter().any(|port| port.host_port.is_some())
+                && pod.node.as_ref().is_some_and(|node| nodes.contains(node))
+        }));
+    }
+    let pods = ends.iter().map(|pod| (pod.key.clone(), Pod::clone(pod)));
     let of_namespaces = |key: &netpolc_policy::ObjectKey| namespaces.contains(&key.namespace);
     let security = &cluster.security;
     let mut around = Cluster {
