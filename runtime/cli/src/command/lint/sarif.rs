@@ -102,9 +102,9 @@ mod tests {
 
     #[test]
     fn addresses_are_relative_to_the_folder() {
-        let folder = Some(Path::new("/work/repository"));
+        let folder = Some(Path::new("/home/somebody/repository"));
         for (file, uri) in [
-            ("/work/repository/policies/a b.yaml", "policies/a%20b.yaml"),
+            ("/home/somebody/repository/policies/a b.yaml", "policies/a%20b.yaml"),
             ("./policies/a.yaml", "policies/a.yaml"),
             ("policies/a.yaml", "policies/a.yaml"),
             ("/etc/p:1.yaml", "file:///etc/p%3A1.yaml"),
