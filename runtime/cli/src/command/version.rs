@@ -3,8 +3,6 @@
 
 use std::{fs, io::Write, path::Path};
 
-use netpolc_target_flower::Flower;
-
 use crate::output::{self, Outcome};
 
 /// The first kernel with TCX links.
@@ -37,7 +35,13 @@ pub fn run() -> anyhow::Result<Outcome> {
                 false => "not mounted at /sys/fs/bpf; the agent's DaemonSet mounts it",
             },
         ),
-        ("flower filters", if Flower::new().is_ok() { "yes" } else { "no, or they need root" }),
+        (
+            "flower filters",
+            match has_symbol("fl_classify") {
+                true => "yes",
+                false => "not now; the kernel loads cls_flower when it is asked, where it has it",
+            },
+        ),
     ] {
         writeln!(out, "  {what}: {has}")?;
     }
@@ -49,6 +53,12 @@ pub fn run() -> anyhow::Result<Outcome> {
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Does the kernel, or a module that is loaded, have a function of this name?
+fn has_symbol(name: &str) -> bool {
+    let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    symbols.lines().any(|line| line.split_ascii_whitespace().nth(2) == Some(name))
 }
 
 /// Is a BPF file system mounted there?
