@@ -10,12 +10,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
 };
 
 use netpolc_policy::{Direction, ObjectKey, Pod, oracle};
 use netpolc_table::{
-    Class, EndpointId, PortClassId, Program, RowId, SetId, TableId,
+    Class, EndpointId, PortClassId, Program, RowId, SetId, TableId, boundaries,
     eval::{self, Pipeline},
     schema::{Answer, Family, PortKey, ServiceKey, SetPortClass, VerdictKey},
 };
@@ -194,26 +194,10 @@ impl Sample {
 /// An address for each combination of a remote and a class, at the ends of every prefix that the
 /// tables have, beside them, and at every pod and node.
 fn samples(analysis: &Analysis<'_>, program: &Program) -> Vec<Sample> {
-    let mut addresses: BTreeSet<IpAddr> = BTreeSet::new();
-    for family in Family::BOTH {
-        let bits = u32::from(family.bits());
-        let to_ip = |v: u128| match family {
-            Family::V4 => IpAddr::from(Ipv4Addr::from_bits(v as u32)),
-            Family::V6 => IpAddr::from(Ipv6Addr::from_bits(v)),
-        };
-        let all = u128::MAX >> (128 - bits);
-        for key in program.table(TableId::remote(family)).entries.keys() {
-            let (value, length) = key.prefix();
-            let first = value.get();
-            let last = first | all.checked_shr(length.into()).unwrap_or(0);
-            let beside = [first.wrapping_sub(1) & all, last.wrapping_add(1) & all];
-            addresses.extend([first, last].into_iter().chain(beside).map(to_ip));
-        }
-    }
+    let mut addresses = boundaries(program);
     let universe = analysis.universe();
     let cluster = analysis.cluster();
-    let regions = universe.regions.ids().collect::<Vec<_>>();
-    for region in regions {
+    for region in universe.regions.ids() {
         let parts = universe.regions.addresses(&BTreeSet::from([region]));
         addresses.extend(parts.first().map(|prefix| prefix.network()));
     }

@@ -47,6 +47,9 @@ pub struct Differences {
     pub removed: Vec<Arc<str>>,
     /// Connections that differ, between units that are in both states, and with everybody else.
     pub changed: Vec<Difference>,
+    /// All units of the new state, for whoever shows the connections.
+    #[serde(skip)]
+    pub units: Vec<Unit>,
 }
 
 impl Differences {
@@ -82,8 +85,12 @@ pub fn differences(old: &Cluster, new: &Cluster, name: &dyn Fn(&Pod) -> Arc<str>
     let names = |a: &BTreeMap<Arc<str>, Unit>, b: &BTreeMap<Arc<str>, Unit>| {
         a.keys().filter(|name| !b.contains_key(*name)).cloned().collect()
     };
-    let mut found =
-        Differences { added: names(&is, &was), removed: names(&was, &is), changed: Vec::new() };
+    let mut found = Differences {
+        added: names(&is, &was),
+        removed: names(&was, &is),
+        units: is.values().cloned().collect(),
+        changed: Vec::new(),
+    };
     let [mut prints_before, mut prints_after] = [&before, &after].map(Prints::of);
     let common = was.into_iter().filter_map(|(name, old)| {
         let new = is.get(&name)?.clone();

@@ -17,6 +17,7 @@ pub mod lint;
 pub mod list;
 pub mod nearest;
 pub mod peers;
+pub mod ports;
 pub mod region;
 pub mod side;
 pub mod traffic;
@@ -28,11 +29,10 @@ use std::{
     rc::Rc,
 };
 
-use netpolc_policy::{Cluster, Direction, Policy};
+use netpolc_policy::{Cluster, Direction, IpFamily, Policy};
 
 use crate::{
     peers::PeerIndex,
-    region::Family,
     side::{Row, Side, Sources, Without},
     traffic::{Interner, TrafficId, TrafficSet},
     universe::{PodClassId, ProfileId, RemoteId, Universe},
@@ -49,16 +49,13 @@ pub struct Analysis<'a> {
     rows: HashMap<(ProfileId, Direction), Rc<Row>>,
 }
 
-/// An end of a connection that is no pod: addresses, of nodes or outside of the cluster.
-pub type Elsewhere = RemoteId;
-
 /// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum End {
     /// Pods of a class.
     Pods(PodClassId),
-    /// Addresses that are no pod's.
-    Elsewhere(Elsewhere),
+    /// Addresses that are no pod's, but of nodes or outside of the cluster.
+    Elsewhere(RemoteId),
 }
 
 impl<'a> Analysis<'a> {
@@ -160,7 +157,12 @@ impl<'a> Analysis<'a> {
     /// What may be sent from one end to the other over this family: both ends have to permit it
     /// (S7). None where an end has no address of the family. Two ends that are no pods permit each
     /// other everything.
-    pub fn between(&mut self, source: End, destination: End, family: Family) -> Option<TrafficId> {
+    pub fn between(
+        &mut self,
+        source: End,
+        destination: End,
+        family: IpFamily,
+    ) -> Option<TrafficId> {
         let to = self.remote(destination, family)?;
         let from = self.remote(source, family)?;
         let egress = match source {
@@ -178,7 +180,7 @@ impl<'a> Analysis<'a> {
     }
 
     /// What an end is to the other one, over this family.
-    fn remote(&self, end: End, family: Family) -> Option<RemoteId> {
+    fn remote(&self, end: End, family: IpFamily) -> Option<RemoteId> {
         match end {
             End::Pods(class) => self.universe.class(class).remotes[family as usize],
             End::Elsewhere(remote) => (self.universe.family(remote) == family).then_some(remote),

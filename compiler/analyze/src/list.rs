@@ -3,7 +3,10 @@
 //! Here: which connections there are between units, nodes and the rest of the world. Not here: how
 //! they are printed.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, LazyLock},
+};
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::Direction;
@@ -21,7 +24,7 @@ use crate::{
 pub enum Who {
     /// Pods under this name.
     Pods(Arc<str>),
-    /// These nodes.
+    /// Nodes by their metadata.name, at least one.
     Nodes(Vec<Arc<str>>),
     /// Addresses outside of the cluster.
     Outside(Vec<IpNetwork>),
@@ -242,9 +245,9 @@ fn connection(
     Some(Connection { source, destination, traffic: set(some), between_all })
 }
 
-/// Are there addresses in the prefix that the internet routes?
-pub fn is_public(prefix: &IpNetwork) -> bool {
-    let private = [
+/// The prefixes that the internet does not route.
+static PRIVATE: LazyLock<Vec<IpNetwork>> = LazyLock::new(|| {
+    let ranges = [
         "10.0.0.0/8",
         "172.16.0.0/12",
         "192.168.0.0/16",
@@ -258,8 +261,12 @@ pub fn is_public(prefix: &IpNetwork) -> bool {
         "ff00::/8",
         "::1/128",
     ];
-    !private.iter().any(|range| {
-        let range: IpNetwork = range.parse().expect("a prefix");
+    ranges.map(|range| range.parse().expect("a prefix")).into()
+});
+
+/// Are there addresses in the prefix that the internet routes?
+pub fn is_public(prefix: &IpNetwork) -> bool {
+    !PRIVATE.iter().any(|range| {
         range.is_ipv4() == prefix.is_ipv4()
             && range.prefix() <= prefix.prefix()
             && range.contains(prefix.network())

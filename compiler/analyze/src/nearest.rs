@@ -11,8 +11,8 @@ mod measure;
 use std::net::IpAddr;
 
 use netpolc_policy::{
-    Action, Cluster, Direction, Isolation, Mode, ObjectKey, Peers, Pod, Port, Ports,
-    SecurityGroupId, Tier, TierKey, TierPeer, Traffic, oracle,
+    Action, Cluster, Direction, Isolation, Mode, ObjectKey, Peers, Pod, Ports, SecurityGroupId,
+    Tier, TierKey, TierPeer, oracle,
 };
 use serde::Serialize;
 
@@ -22,6 +22,7 @@ pub use self::{
     failure::{Failure, Of, asked},
     label::closest,
 };
+use crate::ports::{Listed, of_group, resolved};
 use crate::traffic::TrafficSet;
 
 /// The packet that is asked about, seen from one end.
@@ -42,7 +43,7 @@ pub struct Packet<'a> {
 /// A rule that does not allow the packet, with everything that keeps it from doing so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Miss {
-    /// The rule.
+    /// Which rule it is; where it stands in a file is for whoever has read the file.
     pub rule: RuleName,
     /// Joined by AND: without all of these the rule would allow the packet.
     pub failures: Vec<Failure>,
@@ -157,8 +158,7 @@ pub fn misses(
         count => count <= MOST_FAILURES && selects(miss),
     });
     // A block that should have a pod's address is no way out while there are others.
-    let is_pod =
-        cluster.pods.values().any(|pod| pod.is_policed() && pod.addresses.contains(&packet.remote));
+    let is_pod = !cluster.claimants(packet.remote).is_empty();
     let is_by_address = |miss: &Miss| {
         miss.failures.iter().any(|failure| matches!(failure, Failure::OutsideBlock { .. }))
     };
@@ -281,17 +281,10 @@ fn of_groups(cluster: &Cluster, packet: &Packet<'_>, groups: &[SecurityGroupId])
             continue;
         };
         for (index, rule) in group.rules(packet.direction).iter().enumerate() {
-            let listed = match rule.traffic {
-                Traffic::Everything => TrafficSet::everything(),
-                Traffic::Ports { protocol, first, last } => {
-                    TrafficSet::ports(protocol, first, last)
-                }
-                Traffic::Protocol(number) => TrafficSet::protocol(number),
-                Traffic::Icmp { version, kind, code } => TrafficSet::icmp(version, kind, code),
-            };
+            let listed = of_group(rule.traffic);
             let mut failures = Vec::new();
             let is_peer =
-                rule.peers.iter().any(|peer| measure::is_group_peer(cluster, peer, packet.remote));
+                rule.peers.iter().any(|peer| oracle::is_group_peer(cluster, peer, packet.remote));
             if !is_peer {
                 let peers = rule.peers.iter().map(measure::group_peer).collect();
                 failures.push(Failure::NoGroupPeer { remote: packet.remote, peers });
@@ -322,43 +315,18 @@ fn port_failure(
     ports: &Ports,
     by_block: ByBlock,
 ) -> Option<Failure> {
-    let Ports::Listed(list) = ports else { return None };
-    let mut listed = TrafficSet::nothing();
-    let mut unresolved = Vec::new();
-    let claimants = || {
-        let pods = cluster.pods.values();
-        pods.filter(|pod| pod.is_policed() && pod.addresses.contains(&packet.remote))
-    };
+    let Listed { known: mut listed, names } = Listed::of(ports);
     let destinations: Vec<&Pod> = match packet.direction {
         Direction::Ingress => vec![packet.pod],
         Direction::Egress if by_block == ByBlock::Yes => Vec::new(),
-        Direction::Egress => claimants().collect(),
+        Direction::Egress => cluster.claimants(packet.remote),
     };
-    for port in list {
-        let (protocol, name) = match port {
-            Port::Every(protocol) => {
-                listed = listed.union(&TrafficSet::protocol(protocol.number()));
-                continue;
-            }
-            Port::Range { protocol, first, last } => {
-                listed = listed.union(&TrafficSet::ports(*protocol, *first, *last));
-                continue;
-            }
-            Port::Named { protocol, name } => (Some(*protocol), name),
-            Port::Name(name) => (None, name),
-            Port::Nothing => continue,
-        };
-        let resolved = destinations.iter().map(|pod| {
-            let protocols = netpolc_policy::Protocol::ALL.into_iter();
-            let protocols = protocols.filter(|p| protocol.is_none_or(|only| only == *p));
-            protocols.fold(TrafficSet::nothing(), |set, p| {
-                let numbers = pod.resolve_port(p, name).into_iter();
-                numbers.fold(set, |set, n| set.union(&TrafficSet::ports(p, n, n)))
-            })
-        });
-        let resolved = resolved.reduce(|a, b| a.intersection(&b)).unwrap_or_default();
+    let mut unresolved = Vec::new();
+    for (protocol, name) in names {
+        let each = destinations.iter().map(|pod| resolved(pod, protocol, &name));
+        let resolved = each.reduce(|a, b| a.intersection(&b)).unwrap_or_default();
         if resolved.is_nothing() {
-            unresolved.push(name.clone());
+            unresolved.push(name);
         }
         listed = listed.union(&resolved);
     }

@@ -9,30 +9,9 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
-use netpolc_policy::{Block, Cluster, Direction, GroupPeer, Isolation, Peer, Peers, TierPeer};
-
-/// A family of IP addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// IPv4
-    V4,
-    /// IPv6
-    V6,
-}
-
-impl Family {
-    /// Both, IPv4 first.
-    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
-
-    /// The family of an address.
-    pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Family::V4 } else { Family::V6 }
-    }
-
-    fn of_network(network: &IpNetwork) -> Self {
-        if network.is_ipv4() { Family::V4 } else { Family::V6 }
-    }
-}
+use netpolc_policy::{
+    Block, Cluster, Direction, GroupPeer, IpFamily, Isolation, Peer, Peers, TierPeer,
+};
 
 /// The addresses of a prefix that are in no longer prefix which a rule names. Regions of one family
 /// follow each other as prefixes do, so those within a prefix stand in a row.
@@ -67,7 +46,7 @@ impl Regions {
     }
 
     fn made(clusters: &[&Cluster], more: Option<IpNetwork>) -> Self {
-        let mut all = BTreeSet::from(Family::BOTH.map(whole));
+        let mut all = BTreeSet::from(IpFamily::BOTH.map(whole));
         let masked = more.and_then(|n| IpNetwork::new(n.network(), n.prefix()).ok());
         all.extend(masked);
         for cluster in clusters {
@@ -75,7 +54,7 @@ impl Regions {
                 all.insert(*network);
             });
         }
-        let order = |n: &IpNetwork| (Family::of_network(n), n.network(), n.prefix());
+        let order = |n: &IpNetwork| (IpFamily::of((n).ip()), n.network(), n.prefix());
         let mut prefixes: Vec<(IpNetwork, u32)> = all.into_iter().map(|n| (n, 0)).collect();
         prefixes.sort_by_key(|(network, _)| order(network));
         let mut open: Vec<usize> = Vec::new();
@@ -91,8 +70,8 @@ impl Regions {
         open.into_iter().for_each(|at| prefixes[at].1 = count);
         let at =
             prefixes.iter().enumerate().map(|(i, (network, _))| (*network, i as u32)).collect();
-        let lengths = Family::BOTH.map(|family| {
-            let of_family = prefixes.iter().filter(|(n, _)| Family::of_network(n) == family);
+        let lengths = IpFamily::BOTH.map(|family| {
+            let of_family = prefixes.iter().filter(|(n, _)| IpFamily::of((n).ip()) == family);
             let lengths: BTreeSet<u8> = of_family.map(|(n, _)| n.prefix()).collect();
             lengths.into_iter().rev().collect()
         });
@@ -106,7 +85,7 @@ impl Regions {
 
     /// The region that has the address.
     pub fn containing(&self, address: IpAddr) -> RegionId {
-        let lengths = &self.lengths[Family::of(address) as usize];
+        let lengths = &self.lengths[IpFamily::of(address) as usize];
         let prefix = |length: &u8| {
             let network = IpNetwork::new(address, *length).ok()?;
             let network = IpNetwork::new(network.network(), *length).ok()?;
@@ -116,8 +95,8 @@ impl Regions {
     }
 
     /// The family of its addresses.
-    pub fn family(&self, region: RegionId) -> Family {
-        Family::of_network(&self.prefixes[region.0 as usize].0)
+    pub fn family(&self, region: RegionId) -> IpFamily {
+        IpFamily::of(self.prefix(region).ip())
     }
 
     /// The prefix of which the region is what no longer prefix has.
@@ -144,10 +123,10 @@ impl Regions {
 
     /// The addresses of these regions, as few prefixes as there can be, in order.
     pub fn addresses(&self, regions: &BTreeSet<RegionId>) -> Vec<IpNetwork> {
-        let mut ranges: Vec<(Family, u128, u128)> = Vec::new();
+        let mut ranges: Vec<(IpFamily, u128, u128)> = Vec::new();
         for region in regions {
             let (network, end) = self.prefixes[region.0 as usize];
-            let family = Family::of_network(&network);
+            let family = IpFamily::of(network.ip());
             let (first, last) = bounds(&network);
             // The children, without what is inside of them.
             let (mut next, mut at) = (first, region.0 + 1);
@@ -169,7 +148,7 @@ impl Regions {
             }
         }
         ranges.sort_unstable();
-        let mut merged: Vec<(Family, u128, u128)> = Vec::new();
+        let mut merged: Vec<(IpFamily, u128, u128)> = Vec::new();
         for (family, first, last) in ranges {
             match merged.last_mut() {
                 Some((f, _, end)) if *f == family && end.checked_add(1) == Some(first) => {
@@ -183,10 +162,10 @@ impl Regions {
 }
 
 /// All addresses of a family.
-fn whole(family: Family) -> IpNetwork {
+fn whole(family: IpFamily) -> IpNetwork {
     let address: IpAddr = match family {
-        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
-        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        IpFamily::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        IpFamily::V6 => Ipv6Addr::UNSPECIFIED.into(),
     };
     IpNetwork::new(address, 0).expect("every family has a prefix of length 0")
 }
@@ -206,8 +185,8 @@ fn bounds(network: &IpNetwork) -> (u128, u128) {
 }
 
 /// The prefixes that make up an interval.
-fn cover(family: Family, mut first: u128, last: u128) -> Vec<IpNetwork> {
-    let bits: u32 = if family == Family::V4 { 32 } else { 128 };
+fn cover(family: IpFamily, mut first: u128, last: u128) -> Vec<IpNetwork> {
+    let bits: u32 = if family == IpFamily::V4 { 32 } else { 128 };
     let mut out = Vec::new();
     loop {
         // The largest block that begins here and does not reach beyond the end.
@@ -220,8 +199,8 @@ fn cover(family: Family, mut first: u128, last: u128) -> Vec<IpNetwork> {
             host -= 1;
         }
         let address: IpAddr = match family {
-            Family::V4 => Ipv4Addr::from_bits(first as u32).into(),
-            Family::V6 => Ipv6Addr::from_bits(first).into(),
+            IpFamily::V4 => Ipv4Addr::from_bits(first as u32).into(),
+            IpFamily::V6 => Ipv6Addr::from_bits(first).into(),
         };
         out.extend(IpNetwork::new(address, (bits - host) as u8));
         let end = first + u128::MAX.checked_shr(128 - host).unwrap_or(0);
@@ -234,7 +213,7 @@ fn cover(family: Family, mut first: u128, last: u128) -> Vec<IpNetwork> {
 
 /// What is left of a prefix without others that are within it, sorted and apart from each other.
 pub(crate) fn without(wide: &IpNetwork, others: &[IpNetwork]) -> Vec<IpNetwork> {
-    let family = Family::of_network(wide);
+    let family = IpFamily::of((wide).ip());
     let (mut next, last) = bounds(wide);
     let mut left = Vec::new();
     for other in others {
@@ -306,7 +285,7 @@ mod tests {
     fn an_interval_is_covered_by_few_prefixes() {
         let texts = |first: &str, last: &str| {
             let [a, b]: [IpAddr; 2] = [first, last].map(|t| t.parse().expect("an address"));
-            let prefixes = cover(Family::of(a), number(a), number(b));
+            let prefixes = cover(IpFamily::of(a), number(a), number(b));
             prefixes.iter().map(IpNetwork::to_string).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(texts("0.0.0.0", "255.255.255.255"), "0.0.0.0/0");

@@ -8,16 +8,16 @@
 use std::{
     collections::{BTreeMap, HashMap},
     rc::Rc,
-    sync::Arc,
 };
 
 use netpolc_policy::{
-    Action, Cluster, Direction, Enforcement, Isolation, Mode, ObjectKey, Peers, Policy, Port,
-    Ports, Priority, Protocol, Tier, TierPolicy, TierRule, Traffic, Unselected,
+    Action, Cluster, Direction, Enforcement, Isolation, Mode, ObjectKey, Peers, Pod, Policy, Ports,
+    Priority, Tier, TierPolicy, TierRule, Unselected,
 };
 
 use crate::{
     peers::{Claimants, Meant, PeerIndex},
+    ports::{Listed, PortName, of_group, resolved},
     traffic::{Interner, TrafficId, TrafficSet},
     universe::{ProfileId, Remote, RemoteId, Universe},
 };
@@ -54,9 +54,6 @@ pub struct Side {
 #[derive(Clone, Debug, Default)]
 struct Level(Vec<Vec<(Action, Grant)>>);
 
-/// A port by name, of one protocol or of any.
-pub(crate) type PortName = (Option<Protocol>, Arc<str>);
-
 /// Traffic, and those with whom a rule is about it.
 #[derive(Clone, Debug)]
 struct Grant {
@@ -89,7 +86,6 @@ impl Side {
         direction: Direction,
         without: &Without,
     ) -> Self {
-        let pod = sources.universe.profile(profile).pod;
         Self {
             direction,
             admin: levels(sources, profile, direction, Tier::Admin, without).into(),
@@ -97,7 +93,6 @@ impl Side {
             baseline: levels(sources, profile, direction, Tier::Baseline, without).into(),
             gate: gate(sources, profile, direction).map(Into::into),
         }
-        .checked(pod.is_policed())
     }
 
     /// The same rules, with NetworkPolicies as if something of them were not there.
@@ -108,11 +103,6 @@ impl Side {
         without: &Without,
     ) -> Self {
         Self { policies: granted(sources, profile, self.direction, without), ..self.clone() }
-    }
-
-    fn checked(self, is_policed: bool) -> Self {
-        debug_assert!(is_policed, "profiles are those of pods that policies apply to");
-        self
     }
 
     /// Does anything isolate the profile in this direction, or order what it may do?
@@ -430,42 +420,16 @@ impl Cell<'_, '_> {
     }
 }
 
-/// The ports that a name stands for on a pod (S29, S69).
-fn resolved(pod: &netpolc_policy::Pod, protocol: Option<Protocol>, name: &str) -> TrafficSet {
-    let protocols = Protocol::ALL.into_iter().filter(|p| protocol.is_none_or(|only| only == *p));
-    let ports =
-        protocols.flat_map(|p| pod.resolve_port(p, name).into_iter().map(move |port| (p, port)));
-    ports.fold(TrafficSet::nothing(), |set, (p, port)| set.union(&TrafficSet::ports(p, port, port)))
-}
-
 /// Splits a rule's ports into those that are known, and names that the remote's pod resolves.
-fn split(
-    ports: &Ports,
-    own: &netpolc_policy::Pod,
-    direction: Direction,
-) -> (TrafficSet, Vec<PortName>) {
-    let Ports::Listed(list) = ports else { return (TrafficSet::everything(), Vec::new()) };
-    let (mut known, mut names) = (TrafficSet::nothing(), Vec::new());
-    for port in list {
-        let (protocol, name) = match port {
-            Port::Every(protocol) => {
-                known = known.union(&TrafficSet::protocol(protocol.number()));
-                continue;
-            }
-            Port::Range { protocol, first, last } => {
-                known = known.union(&TrafficSet::ports(*protocol, *first, *last));
-                continue;
-            }
-            Port::Named { protocol, name } => (Some(*protocol), name),
-            Port::Name(name) => (None, name),
-            Port::Nothing => continue,
-        };
-        match direction {
-            Direction::Ingress => known = known.union(&resolved(own, protocol, name)),
-            Direction::Egress => names.push((protocol, name.clone())),
+fn split(ports: &Ports, own: &Pod, direction: Direction) -> (TrafficSet, Vec<PortName>) {
+    let Listed { known, names } = Listed::of(ports);
+    match direction {
+        Direction::Egress => (known, names),
+        Direction::Ingress => {
+            let own = names.iter().map(|(protocol, name)| resolved(own, *protocol, name));
+            (own.fold(known, |known, set| known.union(&set)), Vec::new())
         }
     }
-    (known, names)
 }
 
 /// Is the policy one that decides about the profile?
@@ -599,17 +563,11 @@ fn gate(
     for rule in
         groups.iter().filter_map(|id| security.groups.get(id)).flat_map(|g| g.rules(direction))
     {
-        let known = match rule.traffic {
-            Traffic::Everything => TrafficSet::everything(),
-            Traffic::Ports { protocol, first, last } => TrafficSet::ports(protocol, first, last),
-            Traffic::Protocol(number) => TrafficSet::protocol(number),
-            Traffic::Icmp { version, kind, code } => TrafficSet::icmp(version, kind, code),
-        };
         let peers = rule.peers.iter();
         let meant =
             peers.flat_map(|p| sources.peers.of_group(sources.universe, sources.cluster, p));
         let peers = Some(meant.collect());
-        let traffic = sources.traffic.intern(known);
+        let traffic = sources.traffic.intern(of_group(rule.traffic));
         grants.push(Grant { peers, traffic, names: Vec::new(), unnamed: None });
     }
     if security.enforcement == Enforcement::Standard {

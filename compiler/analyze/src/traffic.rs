@@ -192,8 +192,8 @@ impl TrafficSet {
     }
 }
 
-/// The protocols that people call by name.
-fn name(protocol: u8) -> Option<&'static str> {
+/// The name of a protocol that people call by one, by its IP protocol number.
+pub fn name(protocol: u8) -> Option<&'static str> {
     Some(match protocol {
         1 => "ICMP",
         6 => "TCP",

@@ -9,11 +9,11 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_policy::{Direction, Pod};
+use netpolc_policy::{Direction, IpFamily, Pod};
 
 use crate::{
     Analysis, End,
-    region::{Family, RegionId},
+    region::RegionId,
     traffic::{TrafficId, TrafficSet},
     universe::{PodClassId, RemoteId, Universe},
 };
@@ -103,7 +103,7 @@ impl Analysis<'_> {
                 if from == to && self.universe.class(from).pods.len() == 1 {
                     continue;
                 }
-                for family in Family::BOTH {
+                for family in IpFamily::BOTH {
                     if let Some(permitted) = self.between(End::Pods(from), End::Pods(to), family) {
                         sum.add(self, permitted);
                     }

@@ -9,11 +9,12 @@ use std::{
 };
 
 use netpolc_policy::{
-    Cluster, ContainerPort, Direction, Enforcement, Isolation, Labels, Namespaces, ObjectKey, Peer,
-    Peers, Pod, Policy, Port, Ports, SecurityGroupId, Selector, Staged, TierPeer, oracle,
+    Cluster, ContainerPort, Direction, Enforcement, IpFamily, Isolation, Labels, Namespaces,
+    ObjectKey, Peer, Peers, Pod, Policy, Port, Ports, SecurityGroupId, Selector, Staged, TierPeer,
+    oracle,
 };
 
-use crate::region::{Family, RegionId, Regions};
+use crate::region::{RegionId, Regions};
 
 /// Pods that every selector takes or leaves together: same namespace, same labels as far as some
 /// selector asks, same security groups, same ports under the names that some rule uses.
@@ -135,10 +136,10 @@ impl<'a> Universe<'a> {
         }
         for pod in policed() {
             let of_family = |family| {
-                let mut own = pod.addresses.iter().filter(|a| Family::of(**a) == family);
+                let mut own = pod.addresses.iter().filter(|a| IpFamily::of(**a) == family);
                 own.next().map(|address| remote_of[address])
             };
-            maker.add(profile_of[&pod.key], Family::BOTH.map(of_family), pod);
+            maker.add(profile_of[&pod.key], IpFamily::BOTH.map(of_family), pod);
         }
         let outside = maker.regions.ids().collect::<Vec<_>>().into_iter().map(|region| {
             maker.remote(Remote { claimants: Vec::new(), nodes: Vec::new(), region })
@@ -232,7 +233,7 @@ impl<'a> Universe<'a> {
     }
 
     /// The family of its addresses.
-    pub fn family(&self, remote: RemoteId) -> Family {
+    pub fn family(&self, remote: RemoteId) -> IpFamily {
         self.regions.family(self.remote(remote).region)
     }
 

@@ -3,9 +3,9 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use netpolc_analyze::{Analysis, End, around::around, region::Family};
+use netpolc_analyze::{Analysis, End, around::around};
 use netpolc_policy::{
-    Cluster, Direction, Pod,
+    Cluster, Direction, IpFamily, Pod,
     oracle::{self, Party, Question, Reason},
 };
 use netpolc_testbed::random::{self, Claims, Rng, Shape};
@@ -26,19 +26,19 @@ fn compare(cluster: &Cluster, seed: u64) -> usize {
         let Some(class) = analysis.universe().class_of(&pod.key) else {
             panic!("{} has no class", pod.key);
         };
-        for family in Family::BOTH {
-            let mut own = pod.addresses.iter().filter(|a| Family::of(**a) == family);
+        for family in IpFamily::BOTH {
+            let mut own = pod.addresses.iter().filter(|a| IpFamily::of(**a) == family);
             let Some(own) = own.next().copied() else { continue };
             // What passes between a pod and its own node is not the analysis's to answer (S44,
             // S82).
             let node = pod.node.as_ref().and_then(|name| cluster.nodes.get(name));
             let is_own_node = |a: &IpAddr| node.is_some_and(|node| node.addresses.contains(a));
             let remotes = addresses.iter().copied().filter(|a| !is_own_node(a));
-            for remote in remotes.filter(|a| Family::of(*a) == family) {
+            for remote in remotes.filter(|a| IpFamily::of(*a) == family) {
                 let end = analysis.universe().remote_at(remote);
                 for &(transport, port) in &ports {
                     let number = transport.number();
-                    if matches!((number, family), (1, Family::V6) | (58, Family::V4)) {
+                    if matches!((number, family), (1, IpFamily::V6) | (58, IpFamily::V4)) {
                         continue;
                     }
                     let asked = match (number, port) {
@@ -107,7 +107,7 @@ fn both_ends_have_to_permit() {
     let mut pairs = 0;
     for &a in &classes {
         for &b in &classes {
-            let Some(both) = analysis.between(End::Pods(a), End::Pods(b), Family::V4) else {
+            let Some(both) = analysis.between(End::Pods(a), End::Pods(b), IpFamily::V4) else {
                 continue;
             };
             let of = |id, analysis: &Analysis<'_>| {

@@ -46,7 +46,7 @@ fn what_is_not_touched_does_not_differ() {
         for _ in 0..=rng.below(2) {
             random::change(&mut rng, &shape, &new).apply(&mut new);
         }
-        let Differences { added, removed, changed: found } = differences(&old, &new, &name);
+        let Differences { added, removed, changed: found, .. } = differences(&old, &new, &name);
         let both = [&old, &new];
         let (was, is) = (pairs(&old, &both), pairs(&new, &both));
         let is_common = |unit: &Arc<str>| !added.contains(unit) && !removed.contains(unit);

@@ -11,7 +11,7 @@ use netpolc_policy::{
     oracle::{self, Party, Question, Reason, Transport},
 };
 use netpolc_table::{
-    EndpointId, Program, TableId,
+    EndpointId, Program, TableId, boundaries,
     eval::{self, Pipeline, Verdict},
     schema::{Family, PortKey, ServiceKey},
 };
@@ -212,27 +212,10 @@ impl Judges<'_> {
     }
 }
 
-/// First and last address of every prefix that has an entry, their outer neighbours, and an address
-/// of each family that is far from all.
+/// The boundaries of all prefixes, and an address of each family that is far from all.
 fn remotes(program: &Program) -> BTreeSet<IpAddr> {
-    let mut list: BTreeSet<IpAddr> =
-        ["203.0.113.77", "2001:db8:ffff::77"].map(|a| a.parse().expect("an address")).into();
-    for family in Family::BOTH {
-        let bits = family.bits();
-        let to_ip = |v: u128| match family {
-            Family::V4 => IpAddr::from(std::net::Ipv4Addr::from_bits(v as u32)),
-            Family::V6 => IpAddr::from(std::net::Ipv6Addr::from_bits(v)),
-        };
-        let all = u128::MAX >> (128 - bits);
-        for key in program.table(TableId::remote(family)).entries.keys() {
-            let (value, length) = key.prefix();
-            let first = value.get();
-            let last = first | all.checked_shr(length.into()).unwrap_or(0);
-            list.extend(
-                [first, last, first.wrapping_sub(1) & all, last.wrapping_add(1) & all].map(to_ip),
-            );
-        }
-    }
+    let mut list = boundaries(program);
+    list.extend(["203.0.113.77", "2001:db8:ffff::77"].map(|a| a.parse::<IpAddr>().expect("it is")));
     list
 }
 

@@ -67,6 +67,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// The active pods with a network of their own that have `address` (S43). It walks over all
+    /// pods.
+    pub fn claimants(&self, address: IpAddr) -> Vec<&Pod> {
+        let claims = |pod: &&Pod| pod.is_policed() && pod.addresses.contains(&address);
+        self.pods.values().filter(claims).collect()
+    }
+
     /// The pods of a namespace, in the order of their names.
     pub fn pods_of(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Pod> {
         let first = ObjectKey::new(namespace.clone(), "");

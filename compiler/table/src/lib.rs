@@ -8,6 +8,7 @@
 //! concerns one pod ([`slice`](mod@slice)). Not here: where entries come from (compiler/lower) and
 //! how a target stores them (targets/). No clock, no IO.
 
+mod boundary;
 mod canonical;
 pub mod check;
 pub mod delta;
@@ -24,6 +25,7 @@ pub mod slice;
 pub mod text;
 pub mod write;
 
+pub use boundary::boundaries;
 pub use entry::{Entry, Origin, Origins, TierAction, TierName};
 pub use id::{Class, ClassId, EndpointId, Id, IfIndex, Incarnation, PortClassId, RowId, SetId};
 pub use key::{Key, Match, Value};

@@ -9,7 +9,7 @@
 use std::{path::Path as FilePath, sync::Arc};
 
 use netpolc_policy::{
-    Direction, GroupPeer, GroupRule, NetworkInterface, PrefixListId, SecurityGroup,
+    Direction, GroupPeer, GroupRule, IpFamily, NetworkInterface, PrefixListId, SecurityGroup,
     SecurityGroupId, Traffic,
 };
 
@@ -173,9 +173,8 @@ fn single_permission(reader: &mut Reader, item: &Node) -> Option<(Traffic, Group
     };
     let path = root.field(field);
     let peer = match field {
-        "CidrIpv4" | "CidrIpv6" => {
-            GroupPeer::Network(family(reader, node, &path, field == "CidrIpv4")?)
-        }
+        "CidrIpv4" => GroupPeer::Network(family(reader, node, &path, IpFamily::V4)?),
+        "CidrIpv6" => GroupPeer::Network(family(reader, node, &path, IpFamily::V6)?),
         "PrefixListId" => GroupPeer::PrefixList(id(reader, node, &path)?.into()),
         _ => {
             let info = map(reader, Some(node), &path)?;
@@ -217,7 +216,8 @@ fn interface(reader: &mut Reader, item: &Node) -> Option<Object> {
             let Some(node) = crate::lenient::required(reader, item, &path, field) else { continue };
             let path = path.field(field);
             add(match field {
-                "Ipv4Prefix" | "Ipv6Prefix" => family(reader, node, &path, field == "Ipv4Prefix"),
+                "Ipv4Prefix" => family(reader, node, &path, IpFamily::V4),
+                "Ipv6Prefix" => family(reader, node, &path, IpFamily::V6),
                 _ => address(reader, node, &path),
             });
         }

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use netpolc_policy::{GroupPeer, GroupRule, IcmpVersion, Protocol, Traffic};
+use netpolc_policy::{GroupPeer, GroupRule, IcmpVersion, IpFamily, Protocol, Traffic};
 
 use super::pod::is_id;
 use crate::{
@@ -89,7 +89,8 @@ fn permission(reader: &mut Reader, node: &Node, path: &Path, names: &Names) -> O
             } else if list == names.groups.0 {
                 id(reader, given, &path).map(|id| GroupPeer::Group(id.into()))
             } else {
-                family(reader, given, &path, list == names.v4.0).map(GroupPeer::Network)
+                let of = if list == names.v4.0 { IpFamily::V4 } else { IpFamily::V6 };
+                family(reader, given, &path, of).map(GroupPeer::Network)
             };
             peers.extend(peer);
         }
@@ -107,9 +108,14 @@ pub(super) fn stale(reader: &mut Reader, item: &Node, path: &Path, field: &str) 
 }
 
 /// Reads a CIDR of one family.
-pub(super) fn family(reader: &mut Reader, node: &Node, path: &Path, v4: bool) -> Option<IpNetwork> {
+pub(super) fn family(
+    reader: &mut Reader,
+    node: &Node,
+    path: &Path,
+    family: IpFamily,
+) -> Option<IpNetwork> {
     let read = network(reader, node, path)?;
-    if read.is_ipv4() != v4 {
+    if IpFamily::of(read.ip()) != family {
         let message = format!("{read} is of the other family; put it into the list for that");
         reader.error(node.at, path, message);
         return None;

@@ -11,7 +11,7 @@ use std::{
     rc::Rc,
 };
 
-use common::{Host, Log};
+use common::{Host, Log, PODS, POLICY, cluster};
 use netpolc_agent::{
     Agent, Standing,
     discovery::{Discovery, HostInterface, PodFacts, Source},
@@ -22,7 +22,6 @@ use netpolc_host::{
     Connection, Opener,
     conntrack::{Tracked, Tuple},
 };
-use netpolc_kube_sync::{Input, load};
 use netpolc_policy::{ByDefault, Cluster, Enforcement, ObjectKey, Unselected};
 use netpolc_table::{IfIndex, TableId, schema::Word};
 use netpolc_target::{Arrival, Frame, Hook, Mark, Verdict, frame::Packet};
@@ -57,35 +56,6 @@ impl Network for Net {
     fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {
         Ok(BTreeSet::from([[192, 168, 0, 1].into()]))
     }
-}
-
-const PODS: &str = "
-kind: Pod
-metadata: {name: db, namespace: default, labels: {role: db}}
-spec: {nodeName: n1, containers: [{name: c}]}
-status: {phase: Running, podIPs: [{ip: 10.0.0.1}]}
----
-kind: Pod
-metadata: {name: ui, namespace: default, labels: {role: ui}}
-spec: {nodeName: n1, containers: [{name: c}]}
-status: {phase: Running, podIPs: [{ip: 10.0.0.2}]}
-";
-
-const POLICY: &str = "
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: db, namespace: default}
-spec:
-  podSelector: {matchLabels: {role: db}}
-  policyTypes: [Ingress]
-  ingress: [{from: [{podSelector: {matchLabels: {role: ui}}}], ports: [{port: 6379}]}]
-";
-
-fn cluster(text: &str) -> Cluster {
-    let loaded = load([Input::bytes("test", text)]);
-    assert_eq!(loaded.problems, []);
-    loaded.cluster
 }
 
 fn agent() -> (Agent<Host, Net>, Host, Net) {

@@ -3,51 +3,23 @@
 
 mod common;
 
-use common::{Host, Net};
+use common::{Host, Net, PODS, POLICY, cluster};
 use netpolc_agent::{
     Agent,
     audit::{Audited, Differences},
 };
-use netpolc_kube_sync::{Input, load};
-use netpolc_policy::Cluster;
 use netpolc_table::{
     EndpointId, TableId, Write,
     schema::{Word, endpoint_key, set_policy, word_of},
 };
 use netpolc_target::{Damage, Error, Target as _};
 
-const PODS: &str = "
-kind: Pod
-metadata: {name: db, namespace: default, labels: {role: db}}
-spec: {nodeName: n1, containers: [{name: c}]}
-status: {phase: Running, podIPs: [{ip: 10.0.0.1}]}
----
-kind: Pod
-metadata: {name: ui, namespace: default, labels: {role: ui}}
-spec: {nodeName: n1, containers: [{name: c}]}
-status: {phase: Running, podIPs: [{ip: 10.0.0.2}]}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: db, namespace: default}
-spec:
-  podSelector: {matchLabels: {role: db}}
-  policyTypes: [Ingress]
-  ingress: [{from: [{podSelector: {matchLabels: {role: ui}}}], ports: [{port: 6379}]}]
-";
-
-fn cluster(text: &str) -> Cluster {
-    let loaded = load([Input::bytes("test", text)]);
-    assert_eq!(loaded.problems, []);
-    loaded.cluster
-}
-
-/// An agent that enforces [`PODS`].
+/// An agent that enforces [`POLICY`] for [`PODS`].
 fn agent() -> (Agent<Host, Net>, Host) {
     let host = Host::new();
     let mut agent = Agent::new("n1".into(), host.clone(), Net).unwrap();
     assert!(agent.audit().is_none(), "there is nothing to compare before the first update");
-    agent.update(cluster(PODS)).unwrap();
+    agent.update(cluster(&[PODS, POLICY].concat())).unwrap();
     (agent, host)
 }
 
@@ -93,9 +65,9 @@ fn an_update_during_the_reading_discards_the_result() {
     let held = reader();
     assert_eq!(agent.audited(version, &held), Audited::Sound);
     // An update that changes nothing is none.
-    agent.update(cluster(PODS)).unwrap();
+    agent.update(cluster(&[PODS, POLICY].concat())).unwrap();
     assert_eq!(agent.audited(version, &held), Audited::Sound);
-    agent.update(cluster(&PODS.replace("6379", "6380"))).unwrap();
+    agent.update(cluster(&[PODS, POLICY].concat().replace("6379", "6380"))).unwrap();
     assert_eq!(agent.audited(version, &held), Audited::Outdated);
     // Neither does an error mean anything then.
     let error = || Err(Error::Installed("a slot points to no block".into()));

@@ -2,29 +2,20 @@
 //! here: whether answers are right (`compiler/analyze/tests`), and the page in a browser
 //! (`page.rs`).
 
-use std::{
-    io::Write,
-    process::{Command, Output, Stdio},
-};
+mod common;
 
+use std::process::{Command, Output};
+
+use common::folder::Folder;
+use netpolc_testbed::feed::feed;
 use serde_json::Value;
 
 const SHOP: &str = include_str!("../../../testbed/examples/shop.yaml");
 
 /// Runs netpolc with the shop as standard input.
 fn netpolc(arguments: &[&str]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_netpolc"))
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("netpolc runs");
-    let mut input = child.stdin.take().expect("a pipe");
-    // A command that fails before it reads is no failure to write.
-    let _ = input.write_all(SHOP.as_bytes());
-    drop(input);
-    child.wait_with_output().expect("it ends")
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netpolc"));
+    feed(command.args(arguments), SHOP.as_bytes()).expect("netpolc runs")
 }
 
 fn text(arguments: &[&str]) -> String {
@@ -162,10 +153,8 @@ fn a_list_says_who_reaches_whom() {
 
 #[test]
 fn a_difference_says_who_gains_and_who_loses() {
-    let folder = tempfile();
-    let policy = folder.join("deny.yaml");
-    std::fs::write(&policy, DENY).expect("a file");
-    let new = policy.to_str().expect("UTF-8");
+    let folder = Folder::new("ask-diff");
+    let new = &*folder.write("deny.yaml", DENY);
     let changes = text(&["diff", "-", new, "-o", "csv"]);
     assert!(changes.contains("lost,shop/web,shop/db,TCP 9187"), "{changes}");
     assert!(!changes.contains("gained"), "{changes}");
@@ -173,7 +162,6 @@ fn a_difference_says_who_gains_and_who_loses() {
     assert_eq!(out.status.code(), Some(1));
     let markdown = text(&["diff", "-", new, "-o", "markdown"]);
     assert!(markdown.contains("| lost | shop/web | shop/db | TCP 9187 |"), "{markdown}");
-    std::fs::remove_dir_all(folder).expect("it was there");
 }
 
 const DENY: &str = "\
@@ -185,8 +173,7 @@ spec: {podSelector: {matchLabels: {app: wbe}}, policyTypes: [Egress]}
 
 #[test]
 fn an_expectation_that_is_not_met_is_explained() {
-    let folder = tempfile();
-    let file = folder.join("expectations.txt");
+    let folder = Folder::new("ask-test");
     let lines = "\
 # Metrics, and nothing else.
 shop/web -> shop/db:9187 allowed
@@ -194,14 +181,13 @@ shop/web -> shop/db:5432 denied
 internet -> shop/web:8080 denied
 shop/nobody -> shop/db:80 denied
 ";
-    std::fs::write(&file, lines).expect("a file");
-    let out = netpolc(&["test", file.to_str().expect("UTF-8"), "-f", "-"]);
+    let file = folder.write("expectations.txt", lines);
+    let out = netpolc(&["test", &file, "-f", "-"]);
     let told = String::from_utf8_lossy(&out.stdout);
     assert_eq!(out.status.code(), Some(1), "{told}");
     assert!(told.contains(":4: internet -> shop/web:8080 denied, but it is: allowed"), "{told}");
     assert!(told.contains(":5: shop/nobody -> shop/db:80 denied: there is no pod"), "{told}");
     assert!(told.ends_with("2 of 4 expectations are met.\n"), "{told}");
-    std::fs::remove_dir_all(folder).expect("it was there");
 }
 
 #[test]
@@ -212,21 +198,10 @@ fn tables_are_verified_against_policies() {
     assert_eq!(out.status.code(), Some(2));
 }
 
-/// A folder of this test's own.
-fn tempfile() -> std::path::PathBuf {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-    static COUNT: AtomicUsize = AtomicUsize::new(0);
-    let name = format!("netpolc-ask-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
-    let folder = std::env::temp_dir().join(name);
-    std::fs::create_dir(&folder).expect("a folder");
-    folder
-}
-
 /// S62: what the stages said that did not decide stands before the rule that did.
 #[test]
 fn s62_the_way_through_tiers_is_told() {
-    let folder = tempfile();
-    let file = folder.join("tiers.yaml");
+    let folder = Folder::new("ask-tiers");
     let tier = |name: &str, tier: &str, priority: u32, action: &str, port: u16| {
         format!(
             "---
@@ -249,11 +224,9 @@ spec:
         tier("no-ssh", "Admin", 2, "Deny", 22),
         tier("quiet", "Baseline", 1, "Deny", 8080),
     ];
-    std::fs::write(&file, policies.concat()).expect("a file");
-    let ask = |destination: &str| {
-        let file = file.to_str().expect("UTF-8");
-        text(&["explain", "tools/probe", destination, "-f", "-", "-f", file])
-    };
+    let file = folder.write("tiers.yaml", &policies.concat());
+    let ask =
+        |destination: &str| text(&["explain", "tools/probe", destination, "-f", "-", "-f", &file]);
     let passed = ask("shop/db:9187");
     assert!(passed.contains("a rule of the Admin tier passes it on"), "{passed}");
     assert!(passed.contains("ClusterNetworkPolicy pass spec.ingress[0], Pass"), "{passed}");
@@ -266,7 +239,6 @@ spec:
     assert!(baseline.contains("no rule of the Admin tier decides about it"), "{baseline}");
     assert!(baseline.contains("no NetworkPolicy isolates the pod for ingress"), "{baseline}");
     assert!(baseline.contains("quiet (Baseline tier, rule 0) denies it"), "{baseline}");
-    std::fs::remove_dir_all(folder).expect("it was there");
 }
 
 /// Every block of the page that shows a command shows what it prints.

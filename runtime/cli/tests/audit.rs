@@ -12,22 +12,13 @@ use std::{
 };
 
 use common::{
-    Node, Running,
+    Node, Running, UI_TO_DB,
     tamper::{Array, detach, generation, links},
 };
 use netpolc_target_ebpf::layout::endpoint;
 use netpolc_testbed::probe::{Ask, PATIENCE, Question, ask};
 
 const REDIS: Ask = Ask::Tcp(6379);
-const POLICY: &str = "
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: db, namespace: default}
-spec:
-  podSelector: {matchLabels: {role: db}}
-  policyTypes: [Ingress]
-  ingress: [{from: [{podSelector: {matchLabels: {role: ui}}}], ports: [{port: 6379}]}]
-";
 /// Much longer than an interval, which is a second: other work may keep the machine busy.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -40,10 +31,10 @@ struct Audited {
 }
 
 impl Audited {
-    /// Starts the agent, and waits until it enforces [`POLICY`] by TCX links.
+    /// Starts the agent, and waits until it enforces [`UI_TO_DB`] by TCX links.
     fn up(name: &str) -> Self {
         let node = Node::up(name, &[REDIS]);
-        node.apply(Some(POLICY));
+        node.apply(Some(UI_TO_DB));
         let log = std::env::temp_dir().join(format!("netpolc-{name}-{}.log", std::process::id()));
         let from = node.folder.to_str().unwrap();
         let arguments = [

@@ -1,14 +1,16 @@
 //! Where commands that answer questions take their objects from: files, manifests without pods, and
 //! a cluster; and what they say where there is nothing to answer from.
 
+mod common;
+
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpListener,
-    path::PathBuf,
     process::{Command, Output, Stdio},
     thread,
 };
 
+use common::folder::Folder;
 use netpolc_testbed::feed::feed;
 use serde_json::Value;
 
@@ -20,33 +22,6 @@ fn run(arguments: &[&str], input: &str) -> Output {
 
 fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// A folder of one test, gone with it.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("netpolc-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        let path = self.0.join(name);
-        std::fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 const POLICY: &str = "

@@ -3,6 +3,8 @@
 //!
 //! Not here: the P4 program, which `compiler/table/tests/p4_source.rs` reads.
 
+mod common;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -10,6 +12,7 @@ use std::{
     process::Command,
 };
 
+use common::folder::Folder;
 use netpolc_table::{ActionId, Match, Program, TableId, p4, text};
 
 fn root() -> &'static Path {
@@ -27,15 +30,6 @@ fn run(command: &mut Command) -> String {
 fn compile(files: &[PathBuf], arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_netpolc"));
     run(command.arg("compile").arg("-f").args(files).args(arguments))
-}
-
-/// A folder that goes with this value.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 /// What the bindings read of a P4Info and a WriteRequest, as the lines that read.py prints.
@@ -80,8 +74,7 @@ fn lines(program: &Program) -> BTreeSet<String> {
 
 #[test]
 fn p4runtimes_bindings_read_the_tables_and_their_entries() {
-    let folder = Folder(std::env::temp_dir().join(format!("netpolc-p4-{}", std::process::id())));
-    fs::create_dir_all(&folder.0).unwrap();
+    let folder = Folder::new("p4");
     let clusters = ["dual.yaml", "nodes.yaml", "shop.yaml"];
     let policies = folder.0.join("policies.yaml");
     fs::write(&policies, POLICIES).unwrap();

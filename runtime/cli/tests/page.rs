@@ -2,24 +2,26 @@
 //! clicks through to the explanation. Needs Chromium, as testbed/scripts/install.sh installs it.
 //! With SCREENSHOTS=DIR the pictures of the documentation are taken on the way.
 
+mod common;
+
 use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
+use common::folder::Folder;
 use serde_json::Value;
 
 const SHOP: &str = include_str!("../../../testbed/examples/shop.yaml");
 
-/// A folder of this test's own, with the shop in it.
-struct Folder(PathBuf);
+/// A folder with the shop in it.
+struct Shop(Folder);
 
-impl Folder {
+impl Shop {
     fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("netpolc-{name}-{}", std::process::id()));
-        fs::create_dir(&folder).expect("a folder");
-        fs::write(folder.join("shop.yaml"), SHOP).expect("a file");
+        let folder = Folder::new(name);
+        folder.write("shop.yaml", SHOP);
         Self(folder)
     }
 
@@ -27,20 +29,12 @@ impl Folder {
     fn page(&self, arguments: &[&str]) -> PathBuf {
         let out = Command::new(env!("CARGO_BIN_EXE_netpolc"))
             .args(arguments)
-            .current_dir(&self.0)
+            .current_dir(self.0.path())
             .output()
             .expect("netpolc runs");
         let errors = String::from_utf8_lossy(&out.stderr);
         assert!(out.status.success(), "{arguments:?}: {errors}");
-        let page = self.0.join("page.html");
-        fs::write(&page, out.stdout).expect("a file");
-        page
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        self.0.write("page.html", &String::from_utf8(out.stdout).expect("UTF-8")).into()
     }
 }
 
@@ -88,7 +82,7 @@ const CELL: &str = "const cell = (a, b) => document.querySelector(
 
 #[test]
 fn a_field_of_the_matrix_leads_to_the_explanation() {
-    let folder = Folder::new("page-list");
+    let folder = Shop::new("page-list");
     let page = folder.page(&["list", "-f", "shop.yaml", "-o", "html"]);
     let seen = browse(
         &page,
@@ -120,7 +114,7 @@ fn a_field_of_the_matrix_leads_to_the_explanation() {
 
 #[test]
 fn a_search_and_the_graph_show_what_was_asked_for() {
-    let folder = Folder::new("page-search");
+    let folder = Shop::new("page-search");
     let page = folder.page(&["list", "-f", "shop.yaml", "-o", "html"]);
     let seen = browse(
         &page,
@@ -151,14 +145,14 @@ fn a_search_and_the_graph_show_what_was_asked_for() {
 
 #[test]
 fn a_difference_is_marked() {
-    let folder = Folder::new("page-diff");
+    let folder = Shop::new("page-diff");
     let policy = "\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: deny, namespace: shop}
 spec: {podSelector: {matchLabels: {app: wbe}}, policyTypes: [Egress]}
 ";
-    fs::write(folder.0.join("deny.yaml"), policy).expect("a file");
+    folder.0.write("deny.yaml", policy);
     let page = folder.page(&["diff", "shop.yaml", "deny.yaml", "-o", "html"]);
     let seen = browse(
         &page,

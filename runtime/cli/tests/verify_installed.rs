@@ -11,30 +11,21 @@ use std::{
 };
 
 use common::{
-    CLUSTER, Node, Running,
+    CLUSTER, Node, Running, UI_TO_DB,
     tamper::{Array, detach, generation, links},
 };
 use netpolc_target_ebpf::layout::endpoint;
 use serde_json::Value;
 
-const POLICY: &str = "
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: db, namespace: default}
-spec:
-  podSelector: {matchLabels: {role: db}}
-  policyTypes: [Ingress]
-  ingress: [{from: [{podSelector: {matchLabels: {role: ui}}}], ports: [{port: 6379}]}]
-";
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A node on which an agent has enforced [`POLICY`] by TCX links, and has ended.
+/// A node on which an agent has enforced [`UI_TO_DB`] by TCX links, and has ended.
 struct Enforced(Node);
 
 impl Enforced {
     fn up(name: &str) -> Self {
         let node = Node::up(name, &[]);
-        node.apply(Some(POLICY));
+        node.apply(Some(UI_TO_DB));
         let from = node.folder.to_str().unwrap();
         let mut command = node.command(&["agent", "--node=n1", "--from", from]);
         let agent = Running::start(command.stderr(Stdio::null()));

@@ -39,7 +39,7 @@ macro_rules! checks {
             /// Every check, in the order in which docs/lint.md has them.
             pub const ALL: &'static [Check] = &[$(Check::$name,)+];
 
-            /// The id.
+            /// The id in kebab-case, as `--allow` and the annotation write it.
             pub fn id(self) -> &'static str {
                 match self {
                     $(Check::$name => $id,)+

@@ -58,7 +58,8 @@ pub(super) fn check(lint: &mut Lint<'_, '_>) {
         if groups.len() > GROUPS {
             let says = Says {
                 what: format!(
-                    "{pods}, such as {example}, would have {} groups, of which AWS puts {GROUPS} on \
+                    "{pods}, such as {example}, would have {} groups, of which AWS puts {GROUPS} \
+                     on \
                      an interface unless the quota was raised: {names}.",
                     groups.len()
                 ),

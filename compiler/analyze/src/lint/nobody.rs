@@ -147,7 +147,8 @@ fn elsewhere(cluster: &netpolc_policy::Cluster, wanted: &Wanted) -> Option<Strin
     let mut pods = cluster.pods.values().filter(is_meant);
     let found = &pods.next().filter(|_| !wanted.pods.requirements.is_empty())?.key;
     Some(format!(
-        "Add a namespaceSelector to the peer if pods of other namespaces are meant, such as {found}: \
+        "Add a namespaceSelector to the peer if pods of other namespaces are meant, such as \
+         {found}: \
          kubernetes.io/metadata.name: {}.",
         found.namespace
     ))

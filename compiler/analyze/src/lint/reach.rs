@@ -9,14 +9,14 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_policy::{Direction, Mode, Peer, Pod, Protocol, frontend};
+use netpolc_policy::{Direction, IpFamily, Mode, Peer, Pod, Protocol, frontend};
 
 use super::{Check, Lint, Object, Place, Says, Severity, count, few, listed};
 use crate::{
     Analysis,
     peers::Claimants,
-    region::Family,
-    side::{PortName, Side},
+    ports::{Listed, PortName},
+    side::Side,
     traffic::{TrafficId, TrafficSet},
     universe::{ProfileId, RemoteId},
 };
@@ -115,7 +115,7 @@ fn cached(lint: &Lint<'_, '_>, ports: &TrafficSet) -> BTreeSet<ProfileId> {
     for of in &lint.policies {
         let mut rules = of.rules().filter(|(place, _)| place.direction == Direction::Egress);
         let asks = rules.any(|(_, rule)| {
-            let allowed = super::shape::ports(&rule.ports).intersection(ports);
+            let allowed = Listed::of(&rule.ports).known.intersection(ports);
             !allowed.is_nothing() && listed(rule).any(|(_, peer)| is_cache(peer))
         });
         if asks {
@@ -209,7 +209,7 @@ fn metadata(lint: &mut Lint<'_, '_>) {
         let mut reached = BTreeSet::new();
         for address in METADATA {
             let universe = lint.universe();
-            let family = Family::of(address);
+            let family = IpFamily::of(address);
             let has_family = universe.remotes_of(id).iter().any(|r| universe.family(*r) == family);
             let remote = universe.remote_at(address);
             if has_family && permits(lint.analysis, &side, remote, &http) {
@@ -262,7 +262,7 @@ fn wide_rules(
             .sum();
         let rules = of.rules().filter(|(place, _)| place.direction == Direction::Egress);
         for (place, rule) in rules {
-            if super::shape::ports(&rule.ports).intersection(http).is_nothing() {
+            if Listed::of(&rule.ports).known.intersection(http).is_nothing() {
                 continue;
             }
             for address in &addresses {

@@ -36,16 +36,19 @@ pub(super) fn check(lint: &mut Lint<'_, '_>) {
         let pods: usize = of.profiles.iter().map(|id| lint.pods[id.index()]).sum();
         let out = Without::Policy(policy.key.clone());
         if let Some(why) = is_idle(lint.analysis, of, &plus(&gone, &out)) {
-            let grants = of.rules().next().is_some();
-            let severity = if grants { Severity::Warning } else { Severity::Note };
+            let adds = if of.rules().next().is_some() { Adds::Rules } else { Adds::Nothing };
+            let severity = match adds {
+                Adds::Rules => Severity::Warning,
+                Adds::Nothing => Severity::Note,
+            };
             found.push((
                 severity,
                 Check::PolicyChangesNothing,
                 of.object.clone(),
                 String::new(),
-                policy_says(why, grants, pods),
+                policy_says(why, adds, pods),
             ));
-            if grants {
+            if adds == Adds::Rules {
                 gone.push(out);
             }
             continue;
@@ -94,24 +97,33 @@ enum Why {
     Decided,
 }
 
-fn policy_says(why: Why, grants: bool, pods: usize) -> Says {
+/// What a policy adds to isolating its pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Adds {
+    /// Rules that allow something.
+    Rules,
+    /// Nothing: it is there to isolate.
+    Nothing,
+}
+
+fn policy_says(why: Why, adds: Adds, pods: usize) -> Says {
     let pods = count(pods, "pod");
-    match grants {
-        true if why == Why::Decided => Says {
+    match (adds, why) {
+        (Adds::Rules, Why::Decided) => Says {
             what: format!(
                 "The policy changes nothing as the cluster is now: ClusterNetworkPolicies or \
                  security groups decide all that it would about {pods} that it selects."
             ),
             change: "Remove it, or change what decides in its place.".into(),
         },
-        true => Says {
+        (Adds::Rules, Why::Granted) => Says {
             what: format!(
                 "The policy changes nothing as the cluster is now: other policies isolate {pods} \
                  that it selects, and allow all that it allows."
             ),
             change: "Remove it, or the rules of others that repeat it.".into(),
         },
-        false => Says {
+        (Adds::Nothing, _) => Says {
             what: format!(
                 "The policy changes nothing as the cluster is now: other policies isolate {pods} \
                  that it selects."

@@ -14,6 +14,7 @@ use super::{Check, Lint, Says, listed};
 use crate::{
     Analysis,
     peers::Claimants,
+    ports::{Listed, resolved},
     traffic::TrafficSet,
     universe::{ProfileId, Universe},
 };
@@ -55,7 +56,7 @@ pub(super) fn check(lint: &mut Lint<'_, '_>) {
                 Direction::Ingress => of.profiles.iter().copied().collect(),
                 Direction::Egress => destinations(analysis, &of.policy.key.namespace, rule),
             };
-            let all = super::shape::ports(&rule.ports);
+            let all = Listed::of(&rule.ports).known;
             for (at, translated, protocol, number) in numbers {
                 let concerned = translated.iter().find(|it| {
                     let here: Vec<_> = it.pods.intersection(&whose).copied().collect();
@@ -161,9 +162,7 @@ fn names_cover(
     for port in ports {
         let Port::Named { protocol: of, name } = port else { continue };
         for id in profiles {
-            for number in universe.profile(*id).pod.resolve_port(*of, name) {
-                covered = covered.union(&TrafficSet::ports(*of, number, number));
-            }
+            covered = covered.union(&resolved(universe.profile(*id).pod, Some(*of), name));
         }
     }
     covered.contains(protocol.number(), behind)

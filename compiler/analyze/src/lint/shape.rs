@@ -8,13 +8,13 @@ use std::collections::BTreeSet;
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    Block, Direction, GroupPeer, Mode, Namespaces, Peer, Peers, Ports, Protocol, Rule, Selector,
-    Traffic,
+    Block, Direction, GroupPeer, Mode, Namespaces, Peer, Peers, Protocol, Rule, Selector,
 };
 
 use super::{Check, Lint, Object, Says, Selecting, Severity, count, listed};
 use crate::{
     Analysis, list,
+    ports::{Listed, of_group},
     traffic::TrafficSet,
     universe::{ProfileId, RemoteId},
 };
@@ -117,25 +117,45 @@ fn is_whole(block: &Block) -> bool {
     block.cidr.prefix() == 0 && !block.except.iter().any(list::is_public)
 }
 
-/// The ports that a rule lists by number.
-pub(super) fn ports(ports: &Ports) -> TrafficSet {
-    let Ports::Listed(list) = ports else { return TrafficSet::everything() };
-    list.iter().fold(TrafficSet::nothing(), |set, port| match port {
-        netpolc_policy::Port::Every(protocol) => {
-            set.union(&TrafficSet::protocol(protocol.number()))
-        }
-        netpolc_policy::Port::Range { protocol, first, last } => {
-            set.union(&TrafficSet::ports(*protocol, *first, *last))
-        }
-        _ => set,
-    })
+/// On how many ports a rule lets everybody in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Open {
+    /// On some.
+    SomePorts,
+    /// On every port of a protocol that has ports.
+    EveryPort,
 }
 
-/// Is every port of a protocol that has ports in it?
-fn has_every_port(set: &TrafficSet) -> bool {
-    [Protocol::Tcp, Protocol::Udp]
-        .into_iter()
-        .any(|protocol| set.covers(&TrafficSet::ports(protocol, 1, u16::MAX)))
+impl Open {
+    fn on(set: &TrafficSet) -> Self {
+        let every = [Protocol::Tcp, Protocol::Udp]
+            .into_iter()
+            .any(|protocol| set.covers(&TrafficSet::ports(protocol, 1, u16::MAX)));
+        if every { Open::EveryPort } else { Open::SomePorts }
+    }
+
+    fn severity(self) -> Severity {
+        match self {
+            Open::EveryPort => Severity::Warning,
+            Open::SomePorts => Severity::Note,
+        }
+    }
+
+    fn says(self, pods: usize) -> Says {
+        let pods = count(pods, "pod");
+        match self {
+            Open::EveryPort => Says {
+                what: format!("The rule lets every address outside in, on every port of {pods}."),
+                change: "List the peers that are meant, or the ports.".into(),
+            },
+            Open::SomePorts => Says {
+                what: format!("The rule lets every address outside in, on some ports of {pods}."),
+                change: "Leave it where the whole internet is meant; list blocks of addresses if \
+                         not."
+                    .into(),
+            },
+        }
+    }
 }
 
 /// The remotes outside of the cluster that no narrower prefix has.
@@ -144,25 +164,6 @@ fn world(analysis: &Analysis<'_>) -> BTreeSet<RemoteId> {
     let whole = |region: &_| universe.regions.prefix(*region).prefix() == 0;
     let regions = universe.regions.ids().filter(whole);
     regions.map(|region| universe.outside_of(region)).collect()
-}
-
-fn says(many: bool, pods: usize) -> Says {
-    let pods = count(pods, "pod");
-    match many {
-        true => Says {
-            what: format!("The rule lets every address outside in, on every port of {pods}."),
-            change: "List the peers that are meant, or the ports.".into(),
-        },
-        false => Says {
-            what: format!("The rule lets every address outside in, on some ports of {pods}."),
-            change: "Leave it where the whole internet is meant; list blocks of addresses if not."
-                .into(),
-        },
-    }
-}
-
-fn severity(many: bool) -> Severity {
-    if many { Severity::Warning } else { Severity::Note }
 }
 
 fn open(lint: &mut Lint<'_, '_>) {
@@ -181,10 +182,10 @@ fn open(lint: &mut Lint<'_, '_>) {
             if reached.is_empty() {
                 continue;
             }
-            let many = has_every_port(&ports(&rule.ports));
+            let open = Open::on(&Listed::of(&rule.ports).known);
             let pods = reached.iter().map(|id| lint.pods[id.index()]).sum();
             let field = peer.map_or(place.to_string(), |peer| place.peer(peer));
-            found.push((severity(many), of.object.clone(), field, says(many, pods)));
+            found.push((open.severity(), of.object.clone(), field, open.says(pods)));
         }
     }
     for (severity, object, field, says) in found {
@@ -224,21 +225,15 @@ fn open_groups(lint: &mut Lint<'_, '_>) {
                 GroupPeer::Group(_) => false,
             })
         });
-        let many = rules.map(|rule| match rule.traffic {
-            Traffic::Everything => true,
-            Traffic::Ports { protocol, first, last } => {
-                has_every_port(&TrafficSet::ports(protocol, first, last))
-            }
-            Traffic::Icmp { .. } | Traffic::Protocol(_) => false,
-        });
-        if let Some(many) = many.max() {
+        let open = rules.map(|rule| Open::on(&of_group(rule.traffic)));
+        if let Some(open) = open.max() {
             let object = Object::SecurityGroup(id.clone());
             lint.report_as(
-                severity(many),
+                open.severity(),
                 Check::OpenToWorld,
                 object,
                 "IpPermissions",
-                says(many, pods),
+                open.says(pods),
             );
         }
     }

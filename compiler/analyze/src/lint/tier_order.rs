@@ -88,7 +88,8 @@ fn policy_says(policy: &TierPolicy, pods: usize) -> Says {
     let (tier, pods) = (policy.tier, count(pods, "pod"));
     Says {
         what: format!(
-            "The policy changes nothing as the cluster is now: others of the tier {tier} decide all \
+            "The policy changes nothing as the cluster is now: others of the tier {tier} decide \
+             all \
              that it would decide about {pods}."
         ),
         change: "Remove it, or give it a lower number as its priority if it should come first."

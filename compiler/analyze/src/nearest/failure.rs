@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use netpolc_policy::{ObjectKey, Operator, Requirement, SecurityGroupId};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
-use crate::traffic::TrafficSet;
+use crate::traffic::{self, TrafficSet};
 
 /// Whose labels are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,14 +177,7 @@ impl Failure {
 
 /// The port of a packet as people write it.
 pub fn asked(protocol: u8, port: Option<u16>) -> String {
-    let name = match protocol {
-        1 => "ICMP",
-        6 => "TCP",
-        17 => "UDP",
-        58 => "ICMPv6",
-        132 => "SCTP",
-        other => return format!("protocol {other}"),
-    };
+    let Some(name) = traffic::name(protocol) else { return format!("protocol {protocol}") };
     match port {
         Some(port) if !matches!(protocol, 1 | 58) => format!("{name} {port}"),
         Some(message) => {

@@ -2,9 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use netpolc_policy::{
-    Cluster, GroupPeer, Labels, Namespaces, Peer, Pod, Selector, TierPeer, oracle,
-};
+use netpolc_policy::{Cluster, GroupPeer, Labels, Namespaces, Peer, Pod, Selector, TierPeer};
 
 use super::{Failure, Of};
 
@@ -26,11 +24,6 @@ pub(super) fn namespace_of<'a>(cluster: &'a Cluster, name: &str) -> &'a Labels {
     cluster.namespaces.get(name).map_or(&NONE, |namespace| &namespace.labels)
 }
 
-fn claimants(cluster: &Cluster, remote: IpAddr) -> Vec<&Pod> {
-    let pods = cluster.pods.values();
-    pods.filter(|pod| pod.is_policed() && pod.addresses.contains(&remote)).collect()
-}
-
 /// What keeps a peer of a NetworkPolicy of this namespace from meaning the address.
 pub(super) fn peer_failures(
     cluster: &Cluster,
@@ -40,7 +33,7 @@ pub(super) fn peer_failures(
 ) -> Vec<Failure> {
     match peer {
         Peer::Pods { namespaces, pods } => {
-            let claimants = claimants(cluster, remote);
+            let claimants = cluster.claimants(remote);
             let Some(pod) = claimants
                 .iter()
                 .find(|pod| !pods_failures(cluster, own, namespaces, pods, pod).is_empty())
@@ -92,7 +85,7 @@ pub(super) fn tier_peer_failures(
 ) -> Vec<Failure> {
     match peer {
         TierPeer::Pods { namespaces, pods } => {
-            let claimants = claimants(cluster, remote);
+            let claimants = cluster.claimants(remote);
             let Some(pod) = claimants.first() else { return vec![Failure::NoPod { remote }] };
             let here = &pod.key.namespace;
             let of = Of::Namespace(here.clone());
@@ -117,30 +110,6 @@ pub(super) fn tier_peer_failures(
         }
         TierPeer::Anybody => Vec::new(),
         TierPeer::Nobody => vec![Failure::Broken],
-    }
-}
-
-/// Is the address one of those whom a security group's rule means?
-pub(super) fn is_group_peer(cluster: &Cluster, peer: &GroupPeer, remote: IpAddr) -> bool {
-    let security = &cluster.security;
-    match peer {
-        GroupPeer::Network(network) => network.contains(remote),
-        GroupPeer::PrefixList(id) => {
-            let networks = security.prefix_lists.get(id).into_iter().flatten();
-            networks.into_iter().any(|network| network.contains(remote))
-        }
-        GroupPeer::Group(id) => {
-            let mut interfaces = security.interfaces.values();
-            let by_interface = interfaces.any(|interface| {
-                interface.groups.contains(id)
-                    && interface.addresses.iter().any(|a| a.contains(remote))
-            });
-            let pods = claimants(cluster, remote);
-            let has = |pod: &&Pod| {
-                oracle::groups_of(cluster, pod).is_some_and(|groups| groups.contains(id))
-            };
-            by_interface || !pods.is_empty() && pods.iter().all(has)
-        }
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) fn gate(case: &Case) -> Gate {
 
 /// S82: is the remote an address of the pod's own node, or of pods on it?
 fn stays_on_node(case: &Case) -> bool {
-    let remote = super::claimants(case.cluster, case.remote);
+    let remote = case.cluster.claimants(case.remote);
     let is_beside = |pod: &&Pod| pod.node.is_some() && pod.node == case.pod.node;
     super::with_own_node(case) || !remote.is_empty() && remote.iter().all(is_beside)
 }
@@ -87,7 +87,7 @@ fn permits(case: &Case, rule: &GroupRule) -> bool {
                 && is_message(case, version, kind, code)
         }
     };
-    traffic && rule.peers.iter().any(|peer| is_peer(case, peer))
+    traffic && rule.peers.iter().any(|peer| is_peer(case.cluster, peer, case.remote))
 }
 
 /// S83: each of the two ICMPs belongs to a family, and rules about it to packets of that one.
@@ -115,14 +115,15 @@ fn is_message(case: &Case, version: IcmpVersion, kind: Option<u8>, code: Option<
     }
 }
 
-fn is_peer(case: &Case, peer: &GroupPeer) -> bool {
-    let security = &case.cluster.security;
+/// Is the address one of those whom a group's rule means?
+pub fn is_peer(cluster: &Cluster, peer: &GroupPeer, address: IpAddr) -> bool {
     match peer {
-        GroupPeer::Network(network) => network.contains(case.remote),
+        GroupPeer::Network(network) => network.contains(address),
         GroupPeer::PrefixList(id) => {
-            security.prefix_lists.get(id).is_some_and(|l| l.iter().any(|n| n.contains(case.remote)))
+            let entries = cluster.security.prefix_lists.get(id);
+            entries.is_some_and(|list| list.iter().any(|network| network.contains(address)))
         }
-        GroupPeer::Group(id) => has(case.cluster, case.remote, id),
+        GroupPeer::Group(id) => has(cluster, address, id),
     }
 }
 
@@ -132,7 +133,7 @@ fn has(cluster: &Cluster, address: IpAddr, group: &SecurityGroupId) -> bool {
     let by_interface = interfaces.any(|interface| {
         interface.groups.contains(group) && interface.addresses.iter().any(|a| a.contains(address))
     });
-    let pods = super::claimants(cluster, address);
+    let pods = cluster.claimants(address);
     let of_all =
         || pods.iter().all(|pod| of_pod(cluster, pod).is_some_and(|groups| groups.contains(group)));
     by_interface || !pods.is_empty() && of_all()

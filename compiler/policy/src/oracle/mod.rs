@@ -14,7 +14,10 @@ use std::{fmt, net::IpAddr};
 use serde::Serialize;
 
 use self::groups::Gate;
-pub use self::{groups::of_pod as groups_of, tiers::TierPlace};
+pub use self::{
+    groups::{is_peer as is_group_peer, of_pod as groups_of},
+    tiers::TierPlace,
+};
 use crate::{
     Cluster, Direction, Enforcement, Isolation, Labels, Mode, Namespaces, ObjectKey, Peer, Peers,
     Pod, Policy, Port, Ports, Protocol, Rule, SecurityGroupId, Selector, Unselected,
@@ -266,7 +269,7 @@ fn side(
         Party::Pod(key, _) => {
             cluster.pods.get(key).filter(|pod| pod.is_policed()).into_iter().collect()
         }
-        Party::Address(address) => claimants(cluster, *address),
+        Party::Address(address) => cluster.claimants(*address),
     };
     let sides = subjects.iter().map(|pod| {
         let case = Case { cluster, direction, pod, remote, protocol: question.protocol, port };
@@ -280,15 +283,6 @@ fn side(
         reason: Reason::NotPoliced,
         passed: Vec::new(),
     })
-}
-
-/// The active pods with a network of their own that have `address`.
-fn claimants(cluster: &Cluster, address: IpAddr) -> Vec<&Pod> {
-    cluster
-        .pods
-        .values()
-        .filter(|pod| pod.is_policed() && pod.addresses.contains(&address))
-        .collect()
 }
 
 /// One pod, one direction, one remote, one port: everything a rule can ask about.
@@ -498,7 +492,7 @@ fn rule_allows(
 fn peer_matches(case: &Case, policy: &Policy, peer: &Peer) -> bool {
     match peer {
         Peer::Pods { namespaces, pods } => {
-            let claimants = claimants(case.cluster, case.remote);
+            let claimants = case.cluster.claimants(case.remote);
             let selects = |pod: &&Pod| match namespaces {
                 Namespaces::Own => {
                     pod.key.namespace == policy.key.namespace && pods.matches(&pod.labels)
@@ -536,7 +530,7 @@ fn port_matches(case: &Case, peer: Option<&Peer>, port: &Port) -> bool {
                 // S31: the destination must be a pod, and not by way of an address block.
                 Direction::Egress if matches!(peer, Some(Peer::Block(_))) => false,
                 Direction::Egress => {
-                    let destinations = claimants(case.cluster, case.remote);
+                    let destinations = case.cluster.claimants(case.remote);
                     !destinations.is_empty() && destinations.into_iter().all(stands_for)
                 }
             }

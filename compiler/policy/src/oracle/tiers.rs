@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fmt};
 
 use serde::Serialize;
 
-use super::{Case, Reason, claimants, selected};
+use super::{Case, Reason, selected};
 use crate::{
     Action, Cluster, Direction, Mode, Pod, Port, Ports, Priority, Selector, Tier, TierKey,
     TierPeer, TierPolicy, TierRule,
@@ -139,7 +139,7 @@ impl Claimants {
 }
 
 fn matches(case: &Case, rule: &TierRule, among: Claimants) -> bool {
-    let remote = claimants(case.cluster, case.remote);
+    let remote = case.cluster.claimants(case.remote);
     let peer = |peer: &TierPeer| match peer {
         TierPeer::Pods { namespaces, pods } => {
             among.hold(&remote, |pod| selected(case.cluster, pod, namespaces, pods))

@@ -7,6 +7,8 @@ use netpolc_agent::{
     network::Network,
 };
 use netpolc_host::Connection;
+use netpolc_kube_sync::{Input, load};
+use netpolc_policy::Cluster;
 use netpolc_table::{
     EndpointId, IfIndex, Incarnation, Program, TableId, Write,
     schema::{Word, word_of},
@@ -16,6 +18,41 @@ use netpolc_target::{
     Target, Verdict,
 };
 use netpolc_target_mem::Mem;
+
+/// Two pods of the node n1, db and ui.
+#[allow(dead_code, reason = "each test file uses its own part")]
+pub const PODS: &str = "
+kind: Pod
+metadata: {name: db, namespace: default, labels: {role: db}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, podIPs: [{ip: 10.0.0.1}]}
+---
+kind: Pod
+metadata: {name: ui, namespace: default, labels: {role: ui}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, podIPs: [{ip: 10.0.0.2}]}
+";
+
+/// Lets ui, and nobody else, open connections to db; to follow [`PODS`].
+#[allow(dead_code, reason = "each test file uses its own part")]
+pub const POLICY: &str = "
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: default}
+spec:
+  podSelector: {matchLabels: {role: db}}
+  policyTypes: [Ingress]
+  ingress: [{from: [{podSelector: {matchLabels: {role: ui}}}], ports: [{port: 6379}]}]
+";
+
+/// What the agent would be given for these objects.
+#[allow(dead_code, reason = "each test file uses its own part")]
+pub fn cluster(text: &str) -> Cluster {
+    let loaded = load([Input::bytes("test", text)]);
+    assert_eq!(loaded.problems, []);
+    loaded.cluster
+}
 
 /// A network in which every address has an interface of its own.
 #[allow(dead_code, reason = "each test file uses its own part")]

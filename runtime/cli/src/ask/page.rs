@@ -79,12 +79,7 @@ pub fn of_list(
 ///
 /// # Errors
 /// The data cannot be written as JSON.
-pub fn of_diff(
-    survey: &Survey,
-    by: By,
-    units: &[Unit],
-    found: &Differences,
-) -> anyhow::Result<String> {
+pub fn of_diff(survey: &Survey, by: By, found: &Differences) -> anyhow::Result<String> {
     let mut lines = Vec::new();
     for change in &found.changed {
         for (set, word) in [(&change.gained, "gained"), (&change.lost, "lost")] {
@@ -99,11 +94,11 @@ pub fn of_diff(
             }
         }
     }
-    let stories = stories(survey, by, units, Some(&lines));
+    let stories = stories(survey, by, &found.units, Some(&lines));
     page(&Data {
         title: "Who gains and who loses which connections".into(),
         is_diff: true,
-        pods: units.iter().map(|unit| unit.name.to_string()).collect(),
+        pods: found.units.iter().map(|unit| unit.name.to_string()).collect(),
         connections: lines,
         stories,
         no_story: ASK,

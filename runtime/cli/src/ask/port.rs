@@ -1,6 +1,6 @@
 //! Ports as people write them in a question: `80`, `8000-8999`, `http`, and the protocol.
 
-use netpolc_analyze::traffic::TrafficSet;
+use netpolc_analyze::{ports::resolved, traffic::TrafficSet};
 use netpolc_policy::{Pod, Protocol, oracle::Transport};
 
 /// A port in a question.
@@ -63,17 +63,9 @@ impl Port {
             Port::Number(number) => TrafficSet::ports(asked, *number, *number),
             Port::Range(first, last) => TrafficSet::ports(asked, *first, *last),
             Port::Name(name) => {
-                let protocols = Protocol::ALL.into_iter();
-                let protocols: Vec<Protocol> =
-                    protocols.filter(|p| protocol.is_none() || *p == asked).collect();
-                let mut found = TrafficSet::nothing();
-                for pod in destinations {
-                    for protocol in &protocols {
-                        for number in pod.resolve_port(*protocol, name) {
-                            found = found.union(&TrafficSet::ports(*protocol, number, number));
-                        }
-                    }
-                }
+                let only = protocol.map(|_| asked);
+                let each = destinations.iter().map(|pod| resolved(pod, only, name));
+                let found = each.fold(TrafficSet::nothing(), |all, set| all.union(&set));
                 anyhow::ensure!(
                     !found.is_nothing(),
                     "no container of the destination has a port named {name:?}{}",

@@ -55,9 +55,6 @@ pub struct Story {
     pub if_tried_were_enforced: Option<String>,
     /// What becomes of replies.
     pub replies: &'static str,
-    /// The ends for which it holds, by name.
-    #[serde(skip)]
-    ends: std::collections::BTreeSet<(String, String)>,
 }
 
 /// What the policies of one end say.
@@ -125,79 +122,74 @@ impl Quote {
 /// # Errors
 /// The question means nothing in this input; the message says why.
 pub fn stories(survey: &Survey, asked: &Asked) -> anyhow::Result<Vec<Story>> {
-    let cluster = &survey.loaded.cluster;
-    let shadow = audit::shadow(cluster);
-    let mut told: Vec<(Signature, Story)> = Vec::new();
+    let mut told: Vec<Told> = Vec::new();
     for meant in packets::meant(survey, asked)? {
-        let cluster = &around(cluster, &meant.question);
-        let judged = oracle::judge(cluster, &meant.question);
-        let signature = Signature::of(&judged, &meant);
-        if let Some((_, story)) = told.iter_mut().find(|(known, _)| *known == signature) {
+        let cluster = around(&survey.loaded.cluster, &meant.question);
+        let judged = oracle::judge(&cluster, &meant.question);
+        let reasons = [judged.egress.reason.clone(), judged.ingress.reason.clone()];
+        let is_same =
+            |known: &&mut Told| known.reasons == reasons && known.story.traffic == meant.traffic;
+        let ends = (meant.source.clone(), meant.destination.clone());
+        match told.iter_mut().find(is_same) {
             // The same pair over the other family of addresses is no further pair.
-            if story.widen(&meant) {
-                story.pairs += meant.pairs;
+            Some(known) if known.ends.contains(&ends) => {}
+            Some(known) => {
+                known.ends.push(ends);
+                known.story.pairs += meant.pairs;
             }
-            continue;
+            None => {
+                let story = story(survey, &cluster, &meant, &judged);
+                told.push(Told { reasons, story, ends: vec![ends] });
+            }
         }
-        let story = story((survey, cluster), shadow.as_ref(), &meant, &judged);
-        told.push((signature, story));
     }
-    let mut stories: Vec<Story> = told.into_iter().map(|(_, story)| story).collect();
+    let mut stories: Vec<Story> = told.into_iter().map(Told::story).collect();
     stories.sort_by_key(|story| std::cmp::Reverse(story.pairs));
     Ok(stories)
 }
 
-/// What two answers have in common that are told once.
-#[derive(PartialEq, Eq)]
-struct Signature {
-    allowed: bool,
+/// A story that is told once for all ends with these reasons, and those ends.
+struct Told {
     reasons: [oracle::Reason; 2],
-    traffic: String,
+    story: Story,
+    ends: Vec<(String, String)>,
 }
 
-impl Signature {
-    fn of(judged: &Judgement, meant: &Meant) -> Self {
-        Self {
-            allowed: judged.allowed,
-            reasons: [judged.egress.reason.clone(), judged.ingress.reason.clone()],
-            traffic: meant.traffic.clone(),
-        }
+impl Told {
+    fn story(self) -> Story {
+        let source = named(self.ends.iter().map(|(source, _)| source.as_str()));
+        let destination = named(self.ends.iter().map(|(_, destination)| destination.as_str()));
+        Story { source, destination, ..self.story }
     }
 }
 
-impl Story {
-    /// Takes in further ends for which this is the answer. Returns whether they are further ones.
-    fn widen(&mut self, meant: &Meant) -> bool {
-        let is_new = self.ends.insert((meant.source.clone(), meant.destination.clone()));
-        for (mine, other) in
-            [(&mut self.source, &meant.source), (&mut self.destination, &meant.destination)]
-        {
-            let known = mine.split(", ").count();
-            if mine.split(", ").all(|known| known != other) && known <= NAMED {
-                mine.push_str(", ");
-                mine.push_str(if known < NAMED { other } else { "..." });
-            }
+/// The distinct ones of these names, in order, as far as a story names them.
+fn named<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    let mut distinct: Vec<&str> = Vec::new();
+    for name in names {
+        if !distinct.contains(&name) {
+            distinct.push(name);
         }
-        is_new
     }
+    if distinct.len() > NAMED {
+        distinct.truncate(NAMED);
+        distinct.push("...");
+    }
+    distinct.join(", ")
 }
 
-fn story(
-    (survey, cluster): (&Survey, &Cluster),
-    shadow: Option<&Cluster>,
-    meant: &Meant,
-    judged: &Judgement,
-) -> Story {
+/// The story of one packet. The cluster is as much of the survey's as the packet depends on.
+fn story(survey: &Survey, cluster: &Cluster, meant: &Meant, judged: &Judgement) -> Story {
     let question = &meant.question;
     let sides = [
         (Direction::Egress, &judged.egress, &meant.source),
         (Direction::Ingress, &judged.ingress, &meant.destination),
     ];
-    let nearest = sides
-        .iter()
-        .flat_map(|(direction, side, _)| near((survey, cluster), question, *direction, side));
+    let nearest = sides.iter().flat_map(|(direction, side, _)| {
+        near(survey, cluster, &meant.question, (*direction, side))
+    });
     let nearest = if judged.allowed { Vec::new() } else { nearest.collect() };
-    let then = shadow.map(|shadow| oracle::judge(&around(shadow, question), question));
+    let then = audit::shadow(cluster).map(|shadow| oracle::judge(&shadow, question));
     let then = then.filter(|then| then.allowed != judged.allowed);
     let tried = then.map(|then| {
         let side = if then.egress.reason.allows() { &then.ingress } else { &then.egress };
@@ -212,7 +204,6 @@ fn story(
             .via
             .map(|(address, port)| std::net::SocketAddr::new(address, port).to_string()),
         pairs: meant.pairs,
-        ends: [(meant.source.clone(), meant.destination.clone())].into(),
         allowed: judged.allowed,
         sides: sides.map(|(direction, side, end)| SideStory {
             direction,
@@ -234,10 +225,10 @@ fn story(
 }
 
 fn near(
-    (survey, cluster): (&Survey, &Cluster),
+    survey: &Survey,
+    cluster: &Cluster,
     question: &Question,
-    direction: Direction,
-    side: &oracle::Side,
+    (direction, side): (Direction, &oracle::Side),
 ) -> Vec<Near> {
     let Some(pod) = side.pod.as_ref().and_then(|key| cluster.pods.get(key)) else {
         return Vec::new();

@@ -82,8 +82,7 @@ fn one(out: &mut String, story: &Story, style: Style) {
                 near.miss.rule,
                 failures.join("; and ")
             );
-            let indent = continued(style, 2);
-            let _ = writeln!(out, "{indent}   To allow it: {}.", changes.join("; and "));
+            let _ = writeln!(out, "       To allow it: {}.", changes.join("; and "));
         }
     }
     if let Some(tried) = &story.if_tried_were_enforced {
@@ -121,9 +120,4 @@ fn bullet(style: Style, depth: usize) -> String {
         Style::Text(_) => "  ".repeat(depth),
         Style::Markdown => format!("{}- ", "  ".repeat(depth - 1)),
     }
-}
-
-fn continued(style: Style, depth: usize) -> String {
-    let _ = style;
-    "  ".repeat(depth)
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::raw::{ByDefault, Groups, Report};
+use super::raw::{Reading, Report};
 use crate::ask::By;
 
 /// The arguments that say what a question is about. Files are named one by one, so that the ends of
@@ -23,10 +23,7 @@ pub struct AskInput {
     pub live: Live,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
-    pub by_default: ByDefault,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
-    pub groups: Groups,
+    pub reading: Reading,
 }
 
 /// The arguments that name a live cluster.
@@ -143,10 +140,7 @@ pub struct Diff {
     pub exit_code: bool,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
-    pub by_default: ByDefault,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
-    pub groups: Groups,
+    pub reading: Reading,
     /// How to show it
     #[arg(short, long, value_enum, default_value_t = ListFormat::Text)]
     pub output: ListFormat,

@@ -268,6 +268,14 @@ pub struct Input {
     pub context: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub reading: Reading,
+}
+
+/// The arguments that say how policies are read where they leave a choice.
+#[derive(Clone, Debug, Args)]
+pub struct Reading {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
     pub by_default: ByDefault,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
@@ -456,10 +464,7 @@ pub struct Agent {
     pub also_watch: Vec<AlsoWatch>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
-    pub by_default: ByDefault,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
-    pub groups: Groups,
+    pub reading: Reading,
     /// How often what the kernel holds is compared with what was written to it, and repaired where
     /// somebody else has changed it; 0 for never
     #[arg(long, value_name = "SECONDS", default_value_t = AUDIT_INTERVAL, value_parser = clap::value_parser!(u32).range(0..=86_400))]

@@ -23,7 +23,7 @@ use netpolc_table::p4::Install;
 use netpolc_target_flower::{lowered::Mode, quirks};
 
 use super::{
-    ask::{self, AskInput, Live},
+    ask::{AskInput, Live},
     raw::{self, AlsoWatch, CompileTarget, FlowerMode, Format, P4Entries, Report, SecurityGroups},
     request::{
         Agent, Cni, Command, Compile, Desired, Eval, Flower, Form, Input, Show, Source, Strictness,
@@ -119,7 +119,7 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             format: l.output,
         }),
         raw::Command::Diff(d) => {
-            let (old, new) = states(&d)?;
+            let (old, new) = states(&d.states, d.live, d.reading)?;
             Command::Diff(Diff { old, new, by: d.by, exit_code: d.exit_code, format: d.output })
         }
         raw::Command::Test(t) => Command::Test(Test {
@@ -167,13 +167,14 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
                 (true, Some(path)) => Source::Kubeconfig(path),
             };
             let (target, metrics, pin_dir) = (a.target, a.metrics_address, pin_dir(a.installed)?);
+            let (by_default, enforcement) = reading(a.reading)?;
             let options = Options {
                 node: a.node.into(),
                 pin_dir,
                 cni_socket: a.cni_socket,
                 startup_taint: a.startup_taint.filter(|key| !key.is_empty()),
-                by_default: by_default(a.by_default)?,
-                enforcement: enforcement(a.groups),
+                by_default,
+                enforcement,
                 audit_interval: (a.audit_interval > 0)
                     .then(|| Duration::from_secs(a.audit_interval.into())),
                 passes,
@@ -236,52 +237,61 @@ fn is_stdin(path: &Path) -> bool {
 }
 
 fn input(raw: raw::Input) -> anyhow::Result<Input> {
-    let raw::Input { files, kubeconfig, context, by_default: raw, groups } = raw;
+    let raw::Input { files, kubeconfig, context, reading: raw } = raw;
     if files.iter().filter(|f| is_stdin(f)).count() > 1 {
         bail!("-f - is given twice; standard input can be read only once");
     }
+    let (by_default, enforcement) = reading(raw)?;
+    Ok(Input { cluster: cluster(kubeconfig, context)?, files, by_default, enforcement })
+}
+
+/// The live cluster that is meant, where one is.
+fn cluster(
+    kubeconfig: Option<Option<PathBuf>>,
+    context: Option<String>,
+) -> anyhow::Result<Option<Kubeconfig>> {
     if context.as_ref().is_some_and(String::is_empty) {
         bail!("--context is empty; give the name of a context, or omit it for the current one");
     }
-    let cluster = (kubeconfig.is_some() || context.is_some()).then(|| Kubeconfig {
+    Ok((kubeconfig.is_some() || context.is_some()).then(|| Kubeconfig {
         // The option without a path means the usual kubeconfig.
         path: kubeconfig.flatten(),
         context,
-    });
-    Ok(Input { cluster, files, by_default: by_default(raw)?, enforcement: enforcement(groups) })
+    }))
 }
 
 fn ask_input(asked: AskInput) -> anyhow::Result<Input> {
-    let AskInput { files, live: Live { kubeconfig, context }, by_default, groups } = asked;
-    input(raw::Input { files, kubeconfig, context, by_default, groups })
+    let AskInput { files, live: Live { kubeconfig, context }, reading } = asked;
+    input(raw::Input { files, kubeconfig, context, reading })
 }
 
-fn enforcement(raw: raw::Groups) -> Enforcement {
-    match raw.security_groups {
+fn reading(raw: raw::Reading) -> anyhow::Result<(ByDefault, Enforcement)> {
+    let enforcement = match raw.groups.security_groups {
         SecurityGroups::Strict => Enforcement::Strict,
         SecurityGroups::Standard => Enforcement::Standard,
-    }
+    };
+    Ok((by_default(raw.by_default)?, enforcement))
 }
 
 /// The two states that `netpolc diff` compares.
-fn states(diff: &ask::Diff) -> anyhow::Result<(Input, Input)> {
-    let by_default = by_default(diff.by_default.clone())?;
-    let enforcement = enforcement(diff.groups);
+fn states(
+    states: &[PathBuf],
+    Live { kubeconfig, context }: Live,
+    raw: raw::Reading,
+) -> anyhow::Result<(Input, Input)> {
+    let (by_default, enforcement) = reading(raw)?;
     let of = |cluster: Option<Kubeconfig>, files: &[PathBuf]| Input {
         cluster,
         files: files.to_vec(),
         by_default: by_default.clone(),
         enforcement,
     };
-    let Live { kubeconfig, context } = &diff.live;
-    let live = (kubeconfig.is_some() || context.is_some())
-        .then(|| Kubeconfig { path: kubeconfig.clone().flatten(), context: context.clone() });
-    match (&diff.states[..], live) {
+    match (states, cluster(kubeconfig, context)?) {
         ([old, new], None) if is_stdin(old) && is_stdin(new) => {
             bail!("OLD and NEW are both -; standard input can be read only once")
         }
-        ([_, _], None) => Ok((of(None, &diff.states[..1]), of(None, &diff.states[1..]))),
-        ([_], Some(cluster)) => Ok((of(Some(cluster), &[]), of(None, &diff.states))),
+        ([_, _], None) => Ok((of(None, &states[..1]), of(None, &states[1..]))),
+        ([_], Some(cluster)) => Ok((of(Some(cluster), &[]), of(None, states))),
         ([_], None) => bail!("name both states, OLD and NEW; or --context for a live cluster"),
         _ => bail!("with a live cluster, which is OLD, name NEW alone"),
     }

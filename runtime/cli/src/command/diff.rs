@@ -4,10 +4,8 @@
 use std::io::Write;
 
 use netpolc_analyze::{
-    Analysis,
     diff::{Difference, Differences, differences},
     list::Who,
-    unit::{Unit, units},
 };
 use netpolc_kube_sync::Absent;
 use netpolc_policy::Cluster;
@@ -55,11 +53,9 @@ pub fn run(diff: &Diff) -> anyhow::Result<Outcome> {
     let cluster = &new.loaded.cluster;
     let by = diff.by;
     let found = differences(&old.loaded.cluster, cluster, &|pod| by.name(pod));
-    let names = Analysis::new(cluster);
-    let units = units(names.universe(), &|pod| by.name(pod));
     let text = match diff.format {
-        ListFormat::Html => page::of_diff(&new, by, &units, &found)?,
-        format => show(&found, &units, format)?,
+        ListFormat::Html => page::of_diff(&new, by, &found)?,
+        format => show(&found, format)?,
     };
     let mut out = output::stdout();
     out.write_all(text.as_bytes())?;
@@ -90,23 +86,23 @@ fn with(old: &Cluster, policies: Cluster) -> Cluster {
 }
 
 /// The rows of what was gained, and of what was lost.
-fn changes(found: &Differences, units: &[Unit]) -> [Vec<Row>; 2] {
+fn changes(found: &Differences) -> [Vec<Row>; 2] {
     let rows = |of: fn(&Difference) -> &netpolc_analyze::traffic::TrafficSet| {
         let changed = found.changed.iter().filter(|d| !of(d).is_nothing());
         let each = changed.map(|d| (d.source.clone(), d.destination.clone(), of(d).to_string()));
-        together(each, units)
+        together(each, &found.units)
     };
     [rows(|d| &d.gained), rows(|d| &d.lost)]
 }
 
-fn show(found: &Differences, units: &[Unit], format: ListFormat) -> anyhow::Result<String> {
+fn show(found: &Differences, format: ListFormat) -> anyhow::Result<String> {
     let head = ["", "from", "to", "traffic"];
     let colour = match format {
         ListFormat::Text => Colour::of_stdout(),
         _ => Colour::Off,
     };
     let cells = |columns: usize| {
-        let [gained, lost] = changes(found, units);
+        let [gained, lost] = changes(found);
         let row = move |sign: String, row: Row| {
             [sign, wrapped(&row.sources, columns), wrapped(&row.destinations, columns), row.traffic]
         };

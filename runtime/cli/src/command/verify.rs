@@ -8,11 +8,11 @@ use std::{io::Write, path::PathBuf};
 use netpolc_analyze::{
     Analysis,
     compare::{Disagreement, compare},
-    nearest,
+    traffic,
 };
 use netpolc_kube_sync::Absent;
 use netpolc_lower::Scope;
-use netpolc_policy::{Direction, ObjectKey};
+use netpolc_policy::{Direction, ObjectKey, Protocol};
 use serde::Serialize;
 
 use super::compile::admit;
@@ -127,16 +127,9 @@ fn repeat(disagreement: &Disagreement, files: &str) -> String {
     let Disagreement { pod, direction, remote, only_tables, only_policies } = disagreement;
     let example = only_tables.example().or(only_policies.example());
     let (protocol, port) = example.unwrap_or((6, 80));
-    let name = match protocol {
-        6 => "tcp".to_owned(),
-        17 => "udp".to_owned(),
-        132 => "sctp".to_owned(),
-        1 => "icmp".to_owned(),
-        58 => "icmpv6".to_owned(),
-        other => format!("protocol-{other}"),
-    };
-    let has_port = nearest::asked(protocol, Some(port)) != nearest::asked(protocol, None)
-        && !matches!(protocol, 1 | 58);
+    let name = traffic::name(protocol).map(str::to_ascii_lowercase);
+    let name = name.unwrap_or_else(|| format!("protocol-{protocol}"));
+    let has_port = Protocol::from_number(protocol).is_some();
     let to = |end: String, is_v6: bool| match (has_port, is_v6) {
         (true, true) => format!("[{end}]:{port}/{name}"),
         (true, false) => format!("{end}:{port}/{name}"),

@@ -56,8 +56,7 @@ impl<'a> Tables<'a> {
                 .into_iter()
                 .collect(),
             Party::Address(address) => {
-                let claims = |p: &&Pod| p.is_policed() && p.addresses.contains(address);
-                self.cluster.pods.values().filter(claims).filter_map(endpoint).collect()
+                self.cluster.claimants(*address).into_iter().filter_map(endpoint).collect()
             }
         }
     }
@@ -149,12 +148,9 @@ impl<'a> Tables<'a> {
             let stands_for = |pod: &Pod| {
                 asked.1.is_some_and(|port| pod.resolve_port(protocol, name).contains(&port))
             };
-            let mut others = self.cluster.pods.values();
             match direction {
                 Direction::Ingress => stands_for(pod),
-                Direction::Egress => others.any(|pod| {
-                    pod.is_policed() && pod.addresses.contains(&remote) && stands_for(pod)
-                }),
+                Direction::Egress => self.cluster.claimants(remote).into_iter().any(stands_for),
             }
         };
         let rules = origins(decision).iter().filter_map(|origin| {

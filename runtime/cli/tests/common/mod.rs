@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod bridge;
+pub mod folder;
 pub mod frames;
 pub mod stage;
 pub mod tables;
@@ -42,6 +43,17 @@ kind: Pod
 metadata: {name: other, namespace: default, labels: {role: other}}
 spec: {nodeName: n1, containers: [{name: c}]}
 status: {phase: Running, podIPs: [{ip: 10.7.0.3}, {ip: fd07::3}]}
+";
+
+/// Lets ui, and nobody else, open connections to db.
+pub const UI_TO_DB: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: default}
+spec:
+  podSelector: {matchLabels: {role: db}}
+  policyTypes: [Ingress]
+  ingress: [{from: [{podSelector: {matchLabels: {role: ui}}}], ports: [{port: 6379}]}]
 ";
 
 /// The node n1 of [`CLUSTER`] in network namespaces, and everything that an agent there needs. What

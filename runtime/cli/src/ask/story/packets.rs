@@ -7,13 +7,13 @@ use netpolc_analyze::{
     Analysis, End as ClassEnd,
     list::is_public,
     nearest,
-    region::{Family, Regions},
+    region::Regions,
     traffic::TrafficSet,
     universe::{PodClassId, RemoteId},
 };
 use netpolc_kube_sync::Survey;
 use netpolc_policy::{
-    Cluster, ObjectKey, Pod,
+    Cluster, IpFamily, ObjectKey, Pod,
     frontend::{self, PortChoice},
     oracle::{Party, Question, Transport},
 };
@@ -61,8 +61,8 @@ impl Sample {
         }
     }
 
-    fn address(&self, family: Family) -> Option<IpAddr> {
-        self.addresses.iter().copied().find(|address| Family::of(*address) == family)
+    fn address(&self, family: IpFamily) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| IpFamily::of(*address) == family)
     }
 
     fn party(&self, address: IpAddr) -> Party {
@@ -220,13 +220,13 @@ impl<'a> Asking<'a> {
                 if source.pod.is_some() && source.pod == destination.pod && source.count == 1 {
                     continue;
                 }
-                for family in Family::BOTH {
+                for family in IpFamily::BOTH {
                     let ends = (source.address(family), destination.address(family));
                     let (Some(from), Some(to)) = ends else { continue };
                     for (number, port) in self.packets(&traffic, (source, from), (destination, to))
                     {
                         let is_home =
-                            !matches!((number, family), (1, Family::V6) | (58, Family::V4));
+                            !matches!((number, family), (1, IpFamily::V6) | (58, IpFamily::V4));
                         let protocol = Transport::from_number(number);
                         let has_port = protocol.protocol().is_some();
                         let port = has_port.then_some(port);
@@ -283,7 +283,7 @@ impl<'a> Asking<'a> {
         (source, from): (&Sample, IpAddr),
         (destination, to): (&Sample, IpAddr),
     ) -> TrafficSet {
-        let family = Family::of(to);
+        let family = IpFamily::of(to);
         let analysis = self.analysis();
         let end = |sample: &Sample, address: IpAddr, analysis: &Analysis<'_>| {
             let class = sample.pod.as_ref().and_then(|key| analysis.universe().class_of(key));
@@ -317,7 +317,7 @@ impl<'a> Asking<'a> {
                 if asked.protocol.is_some_and(|asked| asked != protocol) {
                     continue;
                 }
-                let family = Family::of(backend.address);
+                let family = IpFamily::of(backend.address);
                 let Some(from) = source.address(family) else { continue };
                 let destination = match &backend.pod {
                     Some(pod) => Party::Pod(pod.clone(), backend.address),
