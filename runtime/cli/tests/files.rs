@@ -126,6 +126,22 @@ impl World {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+
+    /// The status says so, if a moment after the log does.
+    fn comes_to_say(&self, what: &str, said: impl Fn(&Value) -> bool) {
+        let began = Instant::now();
+        loop {
+            let status = self.status();
+            if said(&status["agent"]) {
+                return;
+            }
+            assert!(
+                began.elapsed() < Duration::from_secs(120),
+                "the status does not say: {what}\n{status:#}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 impl Drop for World {
@@ -237,7 +253,7 @@ fn s61_a_file_that_is_no_object_any_more_opens_nothing() {
     fs::remove_file(world.at("p.yaml")).unwrap();
     world.until(&[]);
     world.logs("no policy isolates the pod in this direction any more");
-    assert_eq!(world.status()["agent"]["kept"], Value::Null);
+    world.comes_to_say("nothing is kept", |agent| agent["kept"].is_null());
     agent.stop(libc::SIGTERM);
 }
 
@@ -335,8 +351,9 @@ fn s61_a_node_that_nothing_names_is_an_error() {
     // What is enforced is not given up for a slip.
     let agent = Running::start(world.command(&world.quiet).args(["--node", "n1.example.internal"]));
     world.logs(message);
-    let status = world.status();
-    assert!(status["agent"]["behind"].as_str().is_some_and(|b| b.contains(message)), "{status:#}");
+    world.comes_to_say(message, |agent| {
+        agent["behind"].as_str().is_some_and(|behind| behind.contains(message))
+    });
     world.stays_closed("a wrong name");
     agent.stop(libc::SIGTERM);
 }
