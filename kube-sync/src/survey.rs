@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use netpolc_policy::{Frontends, Namespace, ObjectKey};
+use netpolc_policy::{AddressBook, Frontends, Namespace, ObjectKey};
 
 use crate::{
     Input, Lines, Loaded, MadeUpPods,
@@ -28,6 +28,8 @@ pub enum Absent {
 pub struct Survey {
     /// The cluster, what is wrong with the inputs, and where objects were found.
     pub loaded: Loaded,
+    /// Which pods hold an address.
+    pub book: AddressBook,
     /// The Services as their clients see them: [`netpolc_policy::frontend::backends`] says what is
     /// behind one.
     pub frontends: Frontends,
@@ -79,5 +81,6 @@ pub(crate) fn finish(mut loader: Loader, absent: Absent) -> Survey {
         cluster.namespaces.insert(name, Namespace::from(labels));
     }
     let Gathered { frontends, lines, lint_allow, .. } = gathered;
-    Survey { loaded, frontends, made_up, lines, lint_allow }
+    let book = AddressBook::of(&loaded.cluster);
+    Survey { loaded, book, frontends, made_up, lines, lint_allow }
 }

@@ -6,13 +6,13 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use netpolc_policy::{
-    Cluster, Pod,
+    AddressBook, Cluster, Pod,
     oracle::{Party, Question},
 };
 
 /// The cluster without whatever has no influence on this question: the oracle gives the same answer
-/// for both.
-pub fn around(cluster: &Cluster, question: &Question) -> Cluster {
+/// for both. The address book is the cluster's.
+pub fn around(cluster: &Cluster, book: &AddressBook, question: &Question) -> Cluster {
     let mut addresses = vec![question.source.address(), question.destination.address()];
     addresses.extend(question.via.map(|(address, _)| address));
     let has = |list: &[IpAddr]| list.iter().any(|address| addresses.contains(address));
@@ -20,16 +20,15 @@ pub fn around(cluster: &Cluster, question: &Question) -> Cluster {
         let Party::Pod(key, _) = party else { return None };
         cluster.pods.get(key)
     });
-    let mut ends: Vec<&Pod> = cluster.pods.values().filter(|pod| has(&pod.addresses)).collect();
+    let holders = addresses.iter().flat_map(|address| book.holders(*address));
+    let mut ends: Vec<&Pod> = holders.filter_map(|key| cluster.pods.get(key)).collect();
     ends.extend(named);
     let nodes: BTreeSet<&Arc<str>> = ends.iter().filter_map(|pod| pod.node.as_ref()).collect();
     let namespaces: BTreeSet<&Arc<str>> = ends.iter().map(|pod| &pod.key.namespace).collect();
     // What a pod's own node does for Services depends on the ports of other pods there (S48).
     if cluster.nodes.values().any(|node| has(&node.addresses)) {
-        ends.extend(cluster.pods.values().filter(|pod| {
-            pod.ports.iter().any(|port| port.host_port.is_some())
-                && pod.node.as_ref().is_some_and(|node| nodes.contains(node))
-        }));
+        let keys = nodes.iter().flat_map(|node| book.with_host_ports(node));
+        ends.extend(keys.filter_map(|key| cluster.pods.get(key)));
     }
     let pods = ends.iter().map(|pod| (pod.key.clone(), Pod::clone(pod)));
     let of_namespaces = |key: &netpolc_policy::ObjectKey| namespaces.contains(&key.namespace);

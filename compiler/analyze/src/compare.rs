@@ -15,16 +15,12 @@ use std::{
 
 use netpolc_policy::{Direction, ObjectKey, Pod, oracle};
 use netpolc_table::{
-    Class, EndpointId, PortClassId, Program, RowId, SetId, TableId, boundaries,
+    Class, EndpointId, Program, SetId, TableId, boundaries,
     eval::{self, Pipeline},
-    schema::{Answer, Family, PortKey, ServiceKey, SetPortClass, VerdictKey},
+    schema::{Family, ServiceKey},
 };
 
-use crate::{
-    Analysis,
-    traffic::{TrafficId, TrafficSet},
-    universe::RemoteId,
-};
+use crate::{Analysis, tables::Tables, traffic::TrafficSet, universe::RemoteId};
 
 /// Traffic that tables and policies judge differently.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +96,7 @@ pub fn compare(
                     return found;
                 }
                 let policies = analysis.row(profile, direction).with(sample.remote);
-                let permitted = tables.permitted(analysis, set, sample.class);
+                let permitted = tables.permitted(&mut analysis.traffic, set, sample.class);
                 let of = |id| analysis.traffic(id).minus(&sample.without(direction));
                 let (policies, permitted) = (of(policies), of(permitted));
                 found.disagreements.push(Disagreement {
@@ -127,7 +123,7 @@ fn differing(
     let mut found = Vec::new();
     for (at, sample) in samples.iter().enumerate() {
         let policies = row.with(sample.remote);
-        let permitted = tables.permitted(analysis, set, sample.class);
+        let permitted = tables.permitted(&mut analysis.traffic, set, sample.class);
         if policies == permitted {
             continue;
         }
@@ -146,7 +142,8 @@ struct Side {
     set: Option<SetId>,
 }
 
-fn pipeline(direction: Direction) -> Pipeline {
+/// The pipeline that judges what others send to a pod, or what it sends.
+pub fn pipeline(direction: Direction) -> Pipeline {
     match direction {
         Direction::Ingress => Pipeline::ToPod,
         Direction::Egress => Pipeline::FromPod,
@@ -238,67 +235,4 @@ fn samples(analysis: &Analysis<'_>, program: &Program) -> Vec<Sample> {
         away: TrafficSet::protocol(if address.is_ipv4() { 58 } else { 1 }),
     };
     all.map(sample).collect()
-}
-
-/// What a program permits, as sets of traffic.
-struct Tables<'p> {
-    program: &'p Program,
-    /// The traffic of each port class, for both families: the ICMP of the other one has none.
-    classes: [HashMap<PortClassId, TrafficSet>; 2],
-    rows: HashMap<RowId, Vec<PortClassId>>,
-    known: HashMap<(SetId, Class), TrafficId>,
-}
-
-impl<'p> Tables<'p> {
-    fn of(program: &'p Program) -> Self {
-        let classes = Family::BOTH.map(|family| {
-            let mut classes: HashMap<PortClassId, TrafficSet> = HashMap::new();
-            let mut named = TrafficSet::nothing();
-            for (key, entry) in &program.table(TableId::Port).entries {
-                let PortKey { protocol, port } = PortKey::of(key);
-                if matches!((protocol, family), (1, Family::V6) | (58, Family::V4)) {
-                    continue;
-                }
-                let set = TrafficSet::numbered(protocol, port.low as u16, port.high as u16);
-                named = named.union(&set);
-                let class = classes.entry(SetPortClass::of(entry).port_class).or_default();
-                *class = class.union(&set);
-            }
-            let rest = classes.entry(PortClassId::default()).or_default();
-            *rest = rest.union(&TrafficSet::everything().minus(&named));
-            classes
-        });
-        let mut rows: HashMap<RowId, Vec<PortClassId>> = HashMap::new();
-        for key in program.table(TableId::Verdict).entries.keys() {
-            let VerdictKey { row, port_class } = VerdictKey::of(key);
-            rows.entry(row).or_default().push(port_class);
-        }
-        Self { program, classes, rows, known: HashMap::new() }
-    }
-
-    /// What a set permits with a class of addresses; everything where there is no set.
-    fn permitted(
-        &mut self,
-        analysis: &mut Analysis<'_>,
-        set: Option<SetId>,
-        class: Class,
-    ) -> TrafficId {
-        let Some(set) = set else { return TrafficId::EVERYTHING };
-        if let Some(known) = self.known.get(&(set, class)) {
-            return *known;
-        }
-        let permitted = match Answer::of(eval::answer(self.program, set, class)) {
-            Answer::Permit => TrafficId::EVERYTHING,
-            Answer::Deny => TrafficId::NOTHING,
-            Answer::Row(row) => {
-                let classes = &self.classes[class.family() as usize];
-                let listed = self.rows.get(&row).into_iter().flatten();
-                let sets = listed.filter_map(|class| classes.get(class));
-                let all = sets.fold(TrafficSet::nothing(), |all, set| all.union(set));
-                analysis.traffic.intern(all)
-            }
-        };
-        self.known.insert((set, class), permitted);
-        permitted
-    }
 }

@@ -20,6 +20,7 @@ pub mod peers;
 pub mod ports;
 pub mod region;
 pub mod side;
+pub mod tables;
 pub mod traffic;
 pub mod unit;
 pub mod universe;

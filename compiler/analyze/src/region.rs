@@ -37,23 +37,19 @@ pub struct Regions {
 impl Regions {
     /// The regions that the rules of any of these clusters tell apart.
     pub fn of_all(clusters: &[&Cluster]) -> Self {
-        Self::made(clusters, None)
+        Self::of_prefixes(of_rules(clusters))
     }
 
     /// The regions of a cluster's rules, with one more prefix whose addresses are told apart.
     pub fn beside(cluster: &Cluster, prefix: &IpNetwork) -> Self {
-        Self::made(&[cluster], Some(*prefix))
+        let masked = IpNetwork::new(prefix.network(), prefix.prefix()).ok();
+        Self::of_prefixes(of_rules(&[cluster]).into_iter().chain(masked))
     }
 
-    fn made(clusters: &[&Cluster], more: Option<IpNetwork>) -> Self {
+    /// The regions that these prefixes tell apart; none may have bits behind its length.
+    pub fn of_prefixes(prefixes: impl IntoIterator<Item = IpNetwork>) -> Self {
         let mut all = BTreeSet::from(IpFamily::BOTH.map(whole));
-        let masked = more.and_then(|n| IpNetwork::new(n.network(), n.prefix()).ok());
-        all.extend(masked);
-        for cluster in clusters {
-            named(cluster, &mut |network| {
-                all.insert(*network);
-            });
-        }
+        all.extend(prefixes);
         let order = |n: &IpNetwork| (IpFamily::of((n).ip()), n.network(), n.prefix());
         let mut prefixes: Vec<(IpNetwork, u32)> = all.into_iter().map(|n| (n, 0)).collect();
         prefixes.sort_by_key(|(network, _)| order(network));
@@ -228,6 +224,17 @@ pub(crate) fn without(wide: &IpNetwork, others: &[IpNetwork]) -> Vec<IpNetwork> 
     }
     left.extend(cover(family, next, last));
     left
+}
+
+/// Every prefix that a rule of these clusters names.
+fn of_rules(clusters: &[&Cluster]) -> BTreeSet<IpNetwork> {
+    let mut all = BTreeSet::new();
+    for cluster in clusters {
+        named(cluster, &mut |network| {
+            all.insert(*network);
+        });
+    }
+    all
 }
 
 /// Every prefix that a rule of the cluster names.

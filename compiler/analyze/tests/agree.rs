@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use netpolc_analyze::{Analysis, End, around::around};
 use netpolc_policy::{
-    Cluster, Direction, IpFamily, Pod,
+    AddressBook, Cluster, Direction, IpFamily, Pod,
     oracle::{self, Party, Question, Reason},
 };
 use netpolc_testbed::random::{self, Claims, Rng, Shape};
@@ -131,8 +131,9 @@ fn what_has_no_influence_is_left_out_and_nothing_else() {
         let mut rng = Rng::new(70_000 + seed);
         let claims = if seed % 3 == 0 { Claims::Contested } else { Claims::Unique };
         let cluster = random::cluster(&mut rng, &Shape { claims, ..Shape::default() });
+        let book = AddressBook::of(&cluster);
         for question in random::questions(&mut rng, &cluster, 40) {
-            let around = around(&cluster, &question);
+            let around = around(&cluster, &book, &question);
             let (whole, part) =
                 (oracle::judge(&cluster, &question), oracle::judge(&around, &question));
             assert_eq!(whole, part, "seed {seed}: {question:?}");

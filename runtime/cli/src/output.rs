@@ -144,6 +144,16 @@ pub fn print_data(value: &impl serde::Serialize, notation: Notation) -> anyhow::
     Ok(())
 }
 
+/// A value as text for programs.
+///
+/// # Errors
+/// The value cannot be written in this notation.
+pub fn data(value: &impl serde::Serialize, notation: Notation) -> anyhow::Result<String> {
+    let mut text = Vec::new();
+    write_data(&mut text, value, notation)?;
+    Ok(String::from_utf8(text)?)
+}
+
 /// Writes a value as it is walked, with a line break at the end.
 ///
 /// # Errors

@@ -1,11 +1,12 @@
 //! Questions that people ask about a cluster, in the words in which they ask them.
 //!
 //! Here: the ends of a connection as they are written ([`end`]), ports ([`port`]), answers with the
-//! way to them ([`story`]), names of units, and what `list` and `diff` print. Not here: the answers
-//! themselves (`netpolc-analyze`, and the oracle).
+//! way to them ([`story`]), what this node's kernel makes of a packet ([`installed`]), names, and
+//! what `list` and `diff` print. Not here: the answers themselves (`netpolc-analyze`, the oracle).
 
 pub mod end;
 pub mod graph;
+pub mod installed;
 pub mod page;
 pub mod port;
 pub mod rows;

@@ -117,6 +117,25 @@ impl Quote {
     }
 }
 
+/// The packets that a question means, each with the names of its ends and its traffic.
+///
+/// # Errors
+/// The question means nothing in this input.
+pub fn packets(
+    survey: &Survey,
+    asked: &Asked,
+) -> anyhow::Result<Vec<(Question, String, String, String)>> {
+    let packets = packets::meant(survey, asked)?.into_iter();
+    Ok(packets
+        .map(|meant| (meant.question, meant.source, meant.destination, meant.traffic))
+        .collect())
+}
+
+/// What policies say of a packet.
+pub fn judged(survey: &Survey, question: &Question) -> Judgement {
+    oracle::judge(&around(&survey.loaded.cluster, &survey.book, question), question)
+}
+
 /// The distinct answers to a question, those about the most pairs first.
 ///
 /// # Errors
@@ -124,7 +143,7 @@ impl Quote {
 pub fn stories(survey: &Survey, asked: &Asked) -> anyhow::Result<Vec<Story>> {
     let mut told: Vec<Told> = Vec::new();
     for meant in packets::meant(survey, asked)? {
-        let cluster = around(&survey.loaded.cluster, &meant.question);
+        let cluster = around(&survey.loaded.cluster, &survey.book, &meant.question);
         let judged = oracle::judge(&cluster, &meant.question);
         let reasons = [judged.egress.reason.clone(), judged.ingress.reason.clone()];
         let is_same =

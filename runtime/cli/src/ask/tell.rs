@@ -1,8 +1,12 @@
-//! Tells a story in text, for a terminal or as markdown. Not here: the story ([`super::story`]).
+//! Tells a story in text, for a terminal or as markdown. Not here: the story ([`super::story`], and
+//! [`super::installed`]).
 
 use std::fmt::Write;
 
-use super::story::{Quote, SideStory, Story};
+use super::{
+    installed::{InstalledSide, InstalledStory},
+    story::{Quote, SideStory, Story},
+};
 use crate::output::Colour;
 
 /// How a story is written.
@@ -24,6 +28,16 @@ impl Style {
         }
     }
 
+    /// The answer of all stories together.
+    fn heading(self, allowed: impl Iterator<Item = bool>) -> String {
+        let (yes, no): (Vec<bool>, Vec<bool>) = allowed.partition(|allowed| *allowed);
+        match (yes.is_empty(), no.is_empty()) {
+            (_, true) => self.verdict(true),
+            (true, false) => self.verdict(false),
+            (false, false) => format!("partly {}", self.verdict(true)),
+        }
+    }
+
     fn faint(self, text: &str) -> String {
         match self {
             Style::Text(colour) => colour.faint(text),
@@ -35,17 +49,58 @@ impl Style {
 /// Tells all stories. Where they agree, the answer stands in the first line once.
 pub fn tell(stories: &[Story], question: &str, style: Style) -> String {
     let mut out = String::new();
-    let allowed = stories.iter().filter(|story| story.allowed).count();
-    let heading = match (allowed, stories.len()) {
-        (n, all) if n == all => style.verdict(true),
-        (0, _) => style.verdict(false),
-        _ => format!("partly {}", style.verdict(true)),
-    };
+    let heading = style.heading(stories.iter().map(|story| story.allowed));
     let hash = if style == Style::Markdown { "## " } else { "" };
     let _ = writeln!(out, "{hash}{question}: {heading}");
     for story in stories {
         out.push('\n');
         one(&mut out, story, style);
+    }
+    out
+}
+
+/// Tells what the tables of a node say, in its words if it is known.
+pub fn tell_installed(
+    stories: &[InstalledStory],
+    (question, node): (&str, Option<&str>),
+    style: Style,
+) -> String {
+    let mut out = String::new();
+    let node = node.map_or("this machine".to_owned(), |node| format!("node {node}"));
+    let hash = if style == Style::Markdown { "## " } else { "" };
+    let mut here = stories.iter().filter(|story| !story.sides.is_empty()).peekable();
+    let verdict = match here.peek() {
+        Some(_) => style.heading(here.map(|story| story.allowed)),
+        None => "not judged".to_owned(),
+    };
+    let _ = writeln!(out, "{hash}{question}: {verdict}, by the tables in the kernel of {node}");
+    for story in stories {
+        let InstalledStory { source, destination, traffic, .. } = story;
+        let verdict = match story.sides.is_empty() {
+            true => "judged by other nodes, since neither end is a pod of this one".to_owned(),
+            false => style.verdict(story.allowed),
+        };
+        let _ = writeln!(out, "\n{source} -> {destination} {traffic}: {verdict}");
+        for side in &story.sides {
+            let InstalledSide { direction, end, allowed, reason, entries } = side;
+            let verdict = style.verdict(*allowed);
+            let indent = bullet(style, 1);
+            let _ = writeln!(out, "{indent}{direction} of {end}: {verdict}, {reason}");
+            for entry in entries {
+                let _ = writeln!(out, "{}{}", bullet(style, 2), style.faint(entry));
+            }
+        }
+        let agreement = match story.policies_allow {
+            Some(policies) if policies == story.allowed => {
+                "The policies of the input say the same."
+            }
+            Some(_) => {
+                "The policies of the input say something else. `netpolc verify --installed` shows \
+                 what is wrong, unless the agent is only behind by a moment."
+            }
+            None => continue,
+        };
+        let _ = writeln!(out, "{}{agreement}", bullet(style, 1));
     }
     out
 }

@@ -16,7 +16,6 @@ pub struct AskInput {
     /// A file or directory with Kubernetes objects, YAML or JSON; - is standard input. Repeat it
     /// for several
     #[arg(short = 'f', long = "file", value_name = "PATH")]
-    #[arg(required_unless_present_any = ["kubeconfig", "context"])]
     pub files: Vec<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
@@ -24,6 +23,17 @@ pub struct AskInput {
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
     pub reading: Reading,
+}
+
+/// The arguments that name the tables in this machine's kernel.
+#[derive(Debug, Args)]
+pub struct InKernel {
+    /// Ask the tables that this machine's kernel holds; needs root
+    #[arg(long)]
+    pub installed: bool,
+    /// With --installed: the folder in a bpffs that holds the tables [default: /sys/fs/bpf/netpolc]
+    #[arg(long, value_name = "DIR", requires = "installed")]
+    pub pin_dir: Option<PathBuf>,
 }
 
 /// The arguments that name a live cluster.
@@ -49,6 +59,9 @@ pub struct Explain {
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
     pub input: AskInput,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub kernel: InKernel,
     /// How to show it
     #[arg(short, long, value_enum, default_value_t = StoryFormat::Text)]
     pub output: StoryFormat,
@@ -73,29 +86,32 @@ pub struct List {
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
     pub input: AskInput,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub kernel: InKernel,
     /// Put together the pods of a workload or of a namespace, or show each pod
-    #[arg(long, value_enum, default_value_t = By::Workload)]
+    #[arg(long, value_enum, default_value_t = By::Workload, conflicts_with = "installed")]
     pub by: By,
     /// Only connections that these open: pods, workloads, labels, or namespace/*
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, value_name = "SOURCE", conflicts_with = "installed")]
     pub from: Vec<String>,
     /// Only connections to these
-    #[arg(long, value_name = "DESTINATION")]
+    #[arg(long, value_name = "DESTINATION", conflicts_with = "installed")]
     pub to: Vec<String>,
     /// Only this port: a number or a range, of TCP unless --protocol says otherwise
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", conflicts_with = "installed")]
     pub port: Option<String>,
     /// Only this protocol: tcp, udp, sctp, icmp, icmpv6 or protocol-N
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "installed")]
     pub protocol: Option<String>,
     /// Only what may be reached from public addresses
-    #[arg(long, conflicts_with_all = ["outside", "not_isolated"])]
+    #[arg(long, conflicts_with_all = ["outside", "not_isolated", "installed"])]
     pub exposed: bool,
     /// Only connections with addresses outside of the cluster
-    #[arg(long, conflicts_with = "not_isolated")]
+    #[arg(long, conflicts_with_all = ["not_isolated", "installed"])]
     pub outside: bool,
     /// Only which pods no policy isolates, by direction
-    #[arg(long)]
+    #[arg(long, conflicts_with = "installed")]
     pub not_isolated: bool,
     /// How to show it
     #[arg(short, long, value_enum, default_value_t = ListFormat::Text)]
@@ -155,12 +171,9 @@ pub struct Verify {
     /// Only this node's pods [default: every pod; with --installed the node of the agent]
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
-    /// Verify the tables that this machine's kernel holds; needs root
-    #[arg(long)]
-    pub installed: bool,
-    /// With --installed: the folder in a bpffs that holds the tables [default: /sys/fs/bpf/netpolc]
-    #[arg(long, value_name = "DIR", requires = "installed")]
-    pub pin_dir: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub kernel: InKernel,
     /// How to show it
     #[arg(short, long, value_enum, default_value_t = Report::Table)]
     pub output: Report,

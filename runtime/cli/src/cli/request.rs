@@ -64,12 +64,20 @@ pub enum Command {
 pub struct Input {
     /// The cluster that is read through its API server; None for files alone.
     pub cluster: Option<Kubeconfig>,
-    /// The files, at least one where there is no cluster; `-` occurs at most once.
+    /// The files, at least one where there is no cluster and no kernel is asked; `-` occurs at most
+    /// once.
     pub files: Vec<PathBuf>,
     /// What becomes of pods that no policy isolates, in namespaces that do not say so.
     pub by_default: ByDefault,
     /// Which packets of pods with security groups they judge.
     pub enforcement: Enforcement,
+}
+
+impl Input {
+    /// Is nothing named that could be read?
+    pub fn is_nothing(&self) -> bool {
+        self.cluster.is_none() && self.files.is_empty()
+    }
 }
 
 /// The options of `netpolc compile`.

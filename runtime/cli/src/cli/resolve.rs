@@ -23,7 +23,7 @@ use netpolc_table::p4::Install;
 use netpolc_target_flower::{lowered::Mode, quirks};
 
 use super::{
-    ask::{AskInput, Live},
+    ask::{AskInput, InKernel, Live},
     raw::{self, AlsoWatch, CompileTarget, FlowerMode, Format, P4Entries, Report, SecurityGroups},
     request::{
         Agent, Cni, Command, Compile, Desired, Eval, Flower, Form, Input, Show, Source, Strictness,
@@ -98,13 +98,15 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             Command::Eval(Eval { input, probes: e.probes, judge: e.judge })
         }
         raw::Command::Explain(e) => Command::Explain(Explain {
-            input: ask_input(e.input)?,
+            input: ask_input(e.input, e.kernel.installed)?,
+            installed: in_kernel(e.kernel)?,
             source: e.source,
             destination: e.destination,
             format: e.output,
         }),
         raw::Command::List(l) => Command::List(List {
-            input: ask_input(l.input)?,
+            input: ask_input(l.input, l.kernel.installed)?,
+            installed: in_kernel(l.kernel)?,
             by: l.by,
             from: l.from,
             to: l.to,
@@ -123,7 +125,7 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             Command::Diff(Diff { old, new, by: d.by, exit_code: d.exit_code, format: d.output })
         }
         raw::Command::Test(t) => Command::Test(Test {
-            input: ask_input(t.input)?,
+            input: ask_input(t.input, false)?,
             expectations: t.expectations,
             format: t.output,
         }),
@@ -131,15 +133,9 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
         raw::Command::Man(m) => Command::Man(m.folder),
         raw::Command::Version => Command::Version,
         raw::Command::Verify(v) => Command::Verify(Verify {
-            input: ask_input(v.input)?,
+            input: ask_input(v.input, false)?,
             scope: v.node.map_or(Scope::Everywhere, |node| Scope::Node(node.into())),
-            installed: match (v.installed, v.pin_dir) {
-                (true, dir) => {
-                    let pin_dir = dir.unwrap_or_else(|| super::PIN_DIR.into());
-                    Some(self::pin_dir(raw::Installed { pin_dir })?)
-                }
-                (false, _) => None,
-            },
+            installed: in_kernel(v.kernel)?,
             report: v.output,
         }),
         raw::Command::Lint(l) => Command::Lint(Lint {
@@ -260,9 +256,24 @@ fn cluster(
     }))
 }
 
-fn ask_input(asked: AskInput) -> anyhow::Result<Input> {
+/// The input of a question. It may be left out where the kernel's tables are asked.
+fn ask_input(asked: AskInput, installed: bool) -> anyhow::Result<Input> {
     let AskInput { files, live: Live { kubeconfig, context }, reading } = asked;
-    input(raw::Input { files, kubeconfig, context, reading })
+    let input = input(raw::Input { files, kubeconfig, context, reading })?;
+    if !installed && input.is_nothing() {
+        bail!(
+            "there is nothing to ask about; add -f with a file or folder of Kubernetes objects, or \
+             --context with the name of a live cluster"
+        );
+    }
+    Ok(input)
+}
+
+/// The folder of pins whose tables are asked; None where none are.
+fn in_kernel(kernel: InKernel) -> anyhow::Result<Option<PathBuf>> {
+    let InKernel { installed, pin_dir: dir } = kernel;
+    let pin_dir = || dir.unwrap_or_else(|| super::PIN_DIR.into());
+    installed.then(|| self::pin_dir(raw::Installed { pin_dir: pin_dir() })).transpose()
 }
 
 fn reading(raw: raw::Reading) -> anyhow::Result<(ByDefault, Enforcement)> {

@@ -10,7 +10,6 @@ use netpolc_analyze::{
 use netpolc_kube_sync::Absent;
 use netpolc_policy::Cluster;
 
-use super::list::data;
 use crate::{
     ask::{
         By,
@@ -20,7 +19,7 @@ use crate::{
     },
     cli::{ask::ListFormat, request::Input},
     input,
-    output::{self, Colour, Notation, Outcome},
+    output::{self, Colour, Notation, Outcome, data},
 };
 
 /// What is to be compared.

@@ -1,7 +1,9 @@
 //! `netpolc list`: who may open which connections. Not here: which there are
-//! (`netpolc_analyze::list`).
+//! (`netpolc_analyze::list`), and what the kernel's tables permit ([`installed`]).
 
-use std::{collections::BTreeSet, io::Write, sync::Arc};
+pub mod installed;
+
+use std::{collections::BTreeSet, io::Write, path::PathBuf, sync::Arc};
 
 use netpolc_analyze::{
     Analysis,
@@ -24,7 +26,7 @@ use crate::{
     },
     cli::{ask::ListFormat, request::Input},
     input,
-    output::{self, Notation, Outcome},
+    output::{self, Notation, Outcome, data},
 };
 
 /// What is to be listed.
@@ -32,6 +34,8 @@ use crate::{
 pub struct List {
     /// What the list is about.
     pub input: Input,
+    /// The directory of pins whose tables are listed; None for what policies say.
+    pub installed: Option<PathBuf>,
     /// How pods are put together.
     pub by: By,
     /// Only connections from these, as they were written; empty: from all.
@@ -60,8 +64,11 @@ pub enum What {
 /// Runs `netpolc list`.
 ///
 /// # Errors
-/// An end or a port means nothing in this input.
+/// An end or a port means nothing in this input; and those of [`installed::run`].
 pub fn run(list: &List) -> anyhow::Result<Outcome> {
+    if let Some(pin_dir) = &list.installed {
+        return installed::run(list, pin_dir);
+    }
     let (survey, read) = input::read(&list.input, Absent::MadeUp)?;
     let mut analysis = Analysis::new(&survey.loaded.cluster);
     let units = units(analysis.universe(), &|pod| list.by.name(pod));
@@ -175,13 +182,6 @@ fn show(found: &[Connection], units: &[Unit], format: ListFormat) -> anyhow::Res
         }
         ListFormat::Html => unreachable!("a page needs the input, too"),
     })
-}
-
-/// A value as text for programs.
-pub(super) fn data(value: &impl Serialize, notation: Notation) -> anyhow::Result<String> {
-    let mut text = Vec::new();
-    output::write_data(&mut text, value, notation)?;
-    Ok(String::from_utf8(text)?)
 }
 
 /// A unit that is open in some direction.

@@ -23,7 +23,7 @@ use netpolc_lower::Scope;
 use netpolc_policy::{Cluster, ObjectKey};
 use netpolc_table::{
     EndpointId, Program, TableId, delta,
-    schema::{EndpointKey, Family, InterfaceKey, OwnKey, SetEndpoint},
+    schema::{InterfaceKey, SetEndpoint},
 };
 use netpolc_target::{Error, Target as _};
 use netpolc_target_ebpf::Ebpf;
@@ -31,6 +31,7 @@ use serde::Serialize;
 
 use super::Verify;
 use crate::{
+    ask::installed::Installed,
     command::compile::{admit, check_node},
     input,
     output::{self, Outcome},
@@ -181,12 +182,14 @@ fn look(cluster: &Cluster, node: &Arc<str>, pin_dir: &Path) -> anyhow::Result<Lo
         }
         Err(error) => return Err(error).context("the installed tables cannot be read"),
     };
-    let named = Named::of(cluster, node, &installed, Record::read(pin_dir).as_ref());
+    let installed = Installed::of(installed, Record::read(pin_dir).as_ref());
+    let named = Named::of(cluster, node, &installed);
+    let installed = &installed.program;
     looked.endpoints = named.pods.len() + named.strange.len();
-    answers(cluster, &installed, &named, &mut looked);
-    let expected = expected::expected(cluster, node, &installed, &named.pods)?;
+    answers(cluster, installed, &named, &mut looked);
+    let expected = expected::expected(cluster, node, installed, &named.pods)?;
     looked.entries = installed.len();
-    entries(&installed, expected.program(), &mut looked);
+    entries(installed, expected.program(), &mut looked);
     let known: BTreeSet<&ObjectKey> = named.pods.values().collect();
     let mine = cluster.pods.values().filter(|pod| pod.node.as_ref() == Some(node));
     // A pod without an address has not started.
@@ -225,35 +228,15 @@ struct Named {
 impl Named {
     /// By the agent's record where it names a pod with the endpoint's addresses, else by the
     /// addresses alone: a record may be old.
-    fn of(
-        cluster: &Cluster,
-        node: &Arc<str>,
-        installed: &Program,
-        record: Option<&Record>,
-    ) -> Self {
+    fn of(cluster: &Cluster, node: &Arc<str>, installed: &Installed) -> Self {
         let mine = cluster.pods.values().filter(|pod| pod.node.as_ref() == Some(node));
         let mine: Vec<_> = mine.filter(|pod| pod.is_policed()).collect();
-        let recorded: BTreeMap<EndpointId, &str> = record
-            .iter()
-            .flat_map(|record| &record.pods)
-            .map(|pod| (pod.endpoint, pod.pod.as_str()))
-            .collect();
-        let mut own: BTreeMap<EndpointId, BTreeSet<std::net::IpAddr>> = BTreeMap::new();
-        for (table, family) in [(TableId::OwnV4, Family::V4), (TableId::OwnV6, Family::V6)] {
-            for key in installed.table(table).entries.keys() {
-                let OwnKey { endpoint, address } = OwnKey::of(family, key);
-                own.entry(endpoint).or_default().insert(address);
-            }
-        }
         let mut named = Self { pods: BTreeMap::new(), strange: Vec::new() };
-        for key in installed.table(TableId::Endpoint).entries.keys() {
-            let EndpointKey { endpoint } = EndpointKey::of(key);
-            let addresses = own.remove(&endpoint).unwrap_or_default();
+        for (endpoint, addresses) in installed.endpoints() {
             let fits = mine
                 .iter()
                 .filter(|pod| pod.addresses.iter().any(|address| addresses.contains(address)));
-            let name = recorded.get(&endpoint);
-            let best = fits.max_by_key(|pod| name.is_some_and(|name| pod.key.to_string() == *name));
+            let best = fits.max_by_key(|pod| installed.pods.get(&endpoint) == Some(&pod.key));
             match best {
                 Some(pod) => drop(named.pods.insert(endpoint, pod.key.clone())),
                 None => named.strange.push(endpoint),

@@ -1,5 +1,6 @@
-//! `netpolc verify --installed` on a real node: nothing is found where all is well, and whatever is
-//! changed behind the agent's back is, by its kind. Needs root.
+//! What is asked about the tables of a real node. `netpolc verify --installed` finds nothing where
+//! all is well, and whatever is changed behind the agent's back, by its kind; `explain` and `list`
+//! say what the tables say, with the agent's names. Needs root.
 
 mod common;
 
@@ -145,4 +146,76 @@ fn what_is_not_there_is_a_finding_and_what_is_not_known_an_error() {
     assert!(code == Some(2) && said.contains("give it as --node"), "{said}");
     let (code, said) = verify(&["--node", "n7"]);
     assert!(code == Some(2) && said.contains("--node n7 is not in the input"), "{said}");
+}
+
+/// Runs a command on the node and returns its exit code with what it printed.
+fn said(node: &Node, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = node.netpolc(arguments);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.code(), text + &String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn the_tables_of_a_node_explain_themselves() {
+    let node = Enforced::up("explain");
+    let explain = |source: &str, destination: &str, more: &[&str]| {
+        said(&node.0, &[&["explain", "--installed", source, destination], more].concat())
+    };
+    let (code, text) = explain("default/ui", "default/db:6379", &[]);
+    assert_eq!(code, Some(0), "{text}");
+    let first = "default/ui -> default/db:6379: allowed, by the tables in the kernel of node n1";
+    assert_eq!(text.lines().next(), Some(first));
+    let v4 = "default/ui (10.7.0.2) -> default/db (10.7.0.1) TCP 6379: allowed";
+    let v6 = "default/ui (fd07::2) -> default/db (fd07::1) TCP 6379: allowed";
+    assert!(text.contains(v4) && text.contains(v6), "{text}");
+    assert!(text.contains("egress of default/ui: allowed, no set judges it"), "{text}");
+    assert!(text.contains("ingress of default/db: allowed, table verdict permits it"), "{text}");
+    assert!(
+        text.contains("remote_v4: 10.7.0.2/32 -> set_remote") && text.contains("port: tcp, 6379"),
+        "{text}"
+    );
+
+    for (source, port) in [("default/ui", "6380"), ("default/other", "6379"), ("192.0.2.9", "80")] {
+        let (code, text) = explain(source, &format!("default/db:{port}"), &["-o", "json"]);
+        let stories: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((code, &stories[0]["allowed"]), (Some(0), &Value::Bool(false)), "{text}");
+    }
+    let (_, text) = explain("192.0.2.1", "192.0.2.9:80", &[]);
+    assert!(text.contains("judged by other nodes, since neither end is a pod"), "{text}");
+    for (destination, message) in
+        [("default/db", "name one port"), ("default/dc:80", "did you mean default/db?")]
+    {
+        let (code, text) = explain("default/ui", destination, &[]);
+        assert!(code == Some(2) && text.contains(message), "{code:?} {text}");
+    }
+
+    // Beside policies it says whether they agree.
+    let folder = node.0.folder.to_str().unwrap();
+    let (code, text) = explain("default/other", "default/db:6379", &["-f", folder]);
+    assert!(code == Some(0) && text.contains("policies of the input say the same"), "{text}");
+    node.0.apply(None);
+    let (code, text) = explain("default/other", "default/db:6379", &["-f", folder]);
+    assert!(code == Some(1) && text.contains("policies of the input say something else"), "{text}");
+}
+
+#[test]
+fn the_tables_of_a_node_list_what_they_permit() {
+    let node = Enforced::up("list");
+    let (code, text) = said(&node.0, &["list", "--installed", "-o", "csv"]);
+    assert_eq!(code, Some(0), "{text}");
+    let open = "everything, since nothing isolates it";
+    let lines = [
+        "pod,direction,with,traffic".to_owned(),
+        "default/db,ingress,default/ui,TCP 6379".to_owned(),
+        format!("default/db,egress,anyone,\"{open}\""),
+        format!("default/other,ingress,anyone,\"{open}\""),
+        format!("default/other,egress,anyone,\"{open}\""),
+        format!("default/ui,ingress,anyone,\"{open}\""),
+        format!("default/ui,egress,anyone,\"{open}\""),
+    ];
+    assert_eq!(text.lines().collect::<Vec<_>>(), lines);
+    let (code, text) = said(&node.0, &["list", "--installed", "-o", "dot"]);
+    assert!(code == Some(2) && text.contains("use -o text"), "{text}");
+    let (code, text) = said(&node.0, &["list", "--installed", "--exposed"]);
+    assert!(code == Some(2) && text.contains("cannot be used with"), "{text}");
 }
