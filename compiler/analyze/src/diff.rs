@@ -255,7 +255,11 @@ impl Prints {
     }
 
     fn unit(&mut self, analysis: &Analysis<'_>, unit: &Unit) -> BTreeSet<u64> {
-        unit.classes.iter().map(|class| self.class(analysis, *class)).collect()
+        // One pod with itself is no connection, two pods of a class are one.
+        let several = |(class, pods): (&PodClassId, &usize)| {
+            hashed(&(self.class(analysis, *class), *pods > 1))
+        };
+        unit.classes.iter().map(several).collect()
     }
 
     fn class(&mut self, analysis: &Analysis<'_>, id: PodClassId) -> u64 {
@@ -277,8 +281,6 @@ impl Prints {
             let claimants: BTreeSet<u64> = claimants.collect();
             claimants.hash(&mut print);
         }
-        // One pod with itself is no connection, two pods of a class are one.
-        (class.pods.len() > 1).hash(&mut print);
         self.classes.insert(id, print.finish());
         print.finish()
     }

@@ -25,8 +25,9 @@ pub struct Unit {
     pub name: Arc<str>,
     /// The namespace of its pods; empty where they are of several.
     pub namespace: Arc<str>,
-    /// The classes of its pods, in order.
-    pub classes: Vec<PodClassId>,
+    /// The classes of its pods, with how many of its pods are of each: others of a class may be of
+    /// other units.
+    pub classes: BTreeMap<PodClassId, usize>,
     /// How many pods it has.
     pub pods: usize,
 }
@@ -41,13 +42,10 @@ pub fn units(universe: &Universe<'_>, name: &dyn Fn(&Pod) -> Arc<str>) -> Vec<Un
             let unit = found.entry(name.clone()).or_insert_with(|| Unit {
                 name,
                 namespace: namespace.clone(),
-                classes: Vec::new(),
+                classes: BTreeMap::new(),
                 pods: 0,
             });
-            // Classes come in order.
-            if unit.classes.last() != Some(&id) {
-                unit.classes.push(id);
-            }
+            *unit.classes.entry(id).or_default() += 1;
             if unit.namespace != *namespace {
                 unit.namespace = "".into();
             }
@@ -97,10 +95,10 @@ impl Analysis<'_> {
     /// None where no pair has a family in common, or all pairs are one pod with itself.
     pub fn between_units(&mut self, source: &Unit, destination: &Unit) -> Option<Passing> {
         let mut sum = Sum::default();
-        for &from in &source.classes {
-            for &to in &destination.classes {
+        for (&from, &pods) in &source.classes {
+            for &to in destination.classes.keys() {
                 // A pod's traffic with itself is not policy's (S47).
-                if from == to && self.universe.class(from).pods.len() == 1 {
+                if from == to && pods == 1 && source.name == destination.name {
                     continue;
                 }
                 for family in IpFamily::BOTH {
@@ -122,7 +120,7 @@ impl Analysis<'_> {
     ) -> Option<Passing> {
         let family = self.universe.family(remote);
         let mut sum = Sum::default();
-        for &class in &unit.classes {
+        for &class in unit.classes.keys() {
             let (source, destination) = match direction {
                 Direction::Egress => (End::Pods(class), End::Elsewhere(remote)),
                 Direction::Ingress => (End::Elsewhere(remote), End::Pods(class)),
@@ -154,7 +152,7 @@ impl Analysis<'_> {
     /// Whether some pods of the unit, or all, are isolated in this direction, by a NetworkPolicy or
     /// by default.
     pub fn isolation(&mut self, unit: &Unit, direction: Direction) -> Isolated {
-        let profiles = unit.classes.iter().map(|class| self.universe.class(*class).profile);
+        let profiles = unit.classes.keys().map(|class| self.universe.class(*class).profile);
         let profiles: Vec<_> = profiles.collect();
         let isolated = profiles.iter().filter(|p| self.side(**p, direction).is_isolated()).count();
         match isolated {
