@@ -34,42 +34,63 @@ impl Who {
     /// Every address outside of the cluster that the list of prefixes covers, in few words.
     fn outside(prefixes: &[IpNetwork]) -> String {
         let whole = |v4: bool| prefixes.iter().any(|p| p.prefix() == 0 && p.is_ipv4() == v4);
-        match (whole(true), whole(false)) {
-            (true, true) => return "anywhere outside".into(),
-            (true, false) if prefixes.len() == 1 => return "anywhere outside (IPv4)".into(),
-            (false, true) if prefixes.len() == 1 => return "anywhere outside (IPv6)".into(),
-            _ => {}
+        if whole(true) && whole(false) {
+            return "anywhere outside".into();
         }
         let families = [true, false].map(|v4| {
             let of_family = prefixes.iter().filter(|prefix| prefix.is_ipv4() == v4);
             in_few_words(&of_family.copied().collect::<Vec<_>>())
         });
-        let texts: Vec<String> = families.into_iter().filter(|text| !text.is_empty()).collect();
-        texts.join(", ")
+        match families {
+            [v4, v6] if v4.is_empty() => v6,
+            [v4, v6] if v6.is_empty() => v4,
+            // What follows on "but" is left out, and the other family is not.
+            [v4, v6] if v4.contains(" but ") => format!("{v4}; {v6}"),
+            [v4, v6] => format!("{v4}, {v6}"),
+        }
     }
 }
 
-/// Prefixes of one family: as they are, or as one prefix without some others, if that is shorter.
+/// Prefixes of one family: as they are, or as one prefix without others, where that is shorter. A
+/// block inside another one's `except` comes first, so that nothing stands behind what is left out
+/// that is not left out.
 fn in_few_words(prefixes: &[IpNetwork]) -> String {
     let texts = |prefixes: &[IpNetwork]| {
-        prefixes.iter().map(IpNetwork::to_string).collect::<Vec<_>>().join(", ")
+        prefixes.iter().map(prefix_in_words).collect::<Vec<_>>().join(", ")
     };
     let plain = texts(prefixes);
-    let (Some(first), 3..) = (prefixes.first(), prefixes.len()) else { return plain };
+    let Some(wide) = hull(prefixes).filter(|_| prefixes.len() >= 3) else { return plain };
+    let holes = without(&wide, prefixes);
+    let Some(hole) = hull(&holes) else { return plain };
+    let inside = prefixes.iter().filter(|prefix| hole.contains(prefix.network()));
+    let inside: Vec<&IpNetwork> = inside.collect();
+    let wide = prefix_in_words(&wide);
+    if inside.len() + 1 < holes.len().min(prefixes.len()) {
+        let inside: String = inside.iter().map(|prefix| format!("{prefix}, ")).collect();
+        format!("{inside}{wide} but {hole}")
+    } else if holes.len() < prefixes.len() {
+        format!("{wide} but {}", texts(&holes))
+    } else {
+        plain
+    }
+}
+
+/// The longest prefix that covers all of these, which are of one family.
+fn hull(prefixes: &[IpNetwork]) -> Option<IpNetwork> {
+    let first = prefixes.first()?;
     let covers = |length: u8| {
         let wide = IpNetwork::new(first.ip(), length).ok()?;
         let wide = IpNetwork::new(wide.network(), length).ok()?;
         prefixes.iter().all(|prefix| wide.contains(prefix.network())).then_some(wide)
     };
-    let Some(wide) = (0..=first.prefix()).rev().find_map(covers) else { return plain };
-    let without = without(&wide, prefixes);
-    if without.len() >= prefixes.len() {
-        return plain;
-    }
-    match wide.prefix() {
-        0 if wide.is_ipv4() => format!("anywhere outside (IPv4) but {}", texts(&without)),
-        0 => format!("anywhere outside (IPv6) but {}", texts(&without)),
-        _ => format!("{wide} but {}", texts(&without)),
+    (0..=first.prefix()).rev().find_map(covers)
+}
+
+fn prefix_in_words(prefix: &IpNetwork) -> String {
+    match prefix.prefix() {
+        0 if prefix.is_ipv4() => "anywhere outside (IPv4)".into(),
+        0 => "anywhere outside (IPv6)".into(),
+        _ => prefix.to_string(),
     }
 }
 
@@ -271,4 +292,50 @@ pub fn is_public(prefix: &IpNetwork) -> bool {
             && range.prefix() <= prefix.prefix()
             && range.contains(prefix.network())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(prefixes: &[&str]) -> String {
+        let prefixes = prefixes.iter().map(|prefix| prefix.parse().expect("a prefix")).collect();
+        Who::Outside(prefixes).to_string()
+    }
+
+    /// The parts of `wide` that are in none of `holes`.
+    fn but(wide: &str, holes: &[&str]) -> Vec<String> {
+        let parse = |text: &str| text.parse::<IpNetwork>().expect("a prefix");
+        let holes: Vec<IpNetwork> = holes.iter().map(|hole| parse(hole)).collect();
+        without(&parse(wide), &holes).iter().map(IpNetwork::to_string).collect()
+    }
+
+    #[test]
+    fn whole_families_are_called_anywhere() {
+        assert_eq!(words(&["0.0.0.0/0", "::/0"]), "anywhere outside");
+        assert_eq!(words(&["0.0.0.0/0"]), "anywhere outside (IPv4)");
+        assert_eq!(words(&["192.0.2.0/24", "::/0"]), "192.0.2.0/24, anywhere outside (IPv6)");
+    }
+
+    #[test]
+    fn what_is_left_out_comes_last_in_its_family() {
+        let all_but = but("0.0.0.0/0", &["10.0.0.0/8"]);
+        let mut prefixes: Vec<&str> = all_but.iter().map(String::as_str).collect();
+        assert_eq!(words(&prefixes), "anywhere outside (IPv4) but 10.0.0.0/8");
+        // A block in the hole, in order.
+        prefixes.push("10.10.0.0/16");
+        prefixes.sort_by_key(|prefix| prefix.parse::<IpNetwork>().expect("a prefix"));
+        let v4 = "10.10.0.0/16, anywhere outside (IPv4) but 10.0.0.0/8";
+        assert_eq!(words(&prefixes), v4);
+        prefixes.push("::/0");
+        assert_eq!(words(&prefixes), format!("{v4}; anywhere outside (IPv6)"));
+    }
+
+    #[test]
+    fn a_few_prefixes_stay_as_they_are() {
+        assert_eq!(words(&["10.0.0.0/8", "192.168.0.0/16"]), "10.0.0.0/8, 192.168.0.0/16");
+        let two_holes = but("10.0.0.0/8", &["10.1.0.0/16", "10.200.0.0/16"]);
+        let two_holes: Vec<&str> = two_holes.iter().map(String::as_str).collect();
+        assert_eq!(words(&two_holes), "10.0.0.0/8 but 10.1.0.0/16, 10.200.0.0/16");
+    }
 }
