@@ -23,13 +23,17 @@ pub(crate) struct Reference<'t> {
 }
 
 /// The workload that `reference` leads to, as far as the pod itself tells it. A ReplicaSet is its
-/// Deployment's where its name ends with the pod's [`HASH`].
+/// Deployment's where its name ends with the pod's [`HASH`]. The Node of a static pod is none: what
+/// its pods have in common is only where they run.
 pub(crate) fn of(
     interner: &mut Interner,
     reference: Reference,
     hash: Option<&str>,
 ) -> Option<Arc<Owner>> {
     if reference.name.is_empty() || reference.kind.is_empty() {
+        return None;
+    }
+    if (reference.api_version, reference.kind) == (Some("v1"), "Node") {
         return None;
     }
     let kind = kind(reference);
@@ -91,14 +95,23 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_no_workload_of_its_static_pods() {
+        let mut interner = Interner::default();
+        let node = Reference { api_version: Some("v1"), kind: "Node", name: "n1" };
+        assert_eq!(of(&mut interner, node, None), None);
+    }
+
+    #[test]
     fn a_kind_of_another_engine_keeps_its_name() {
         let mut interner = Interner::default();
         let of = |interner: &mut Interner, version, kind| {
             let reference = Reference { api_version: Some(version), kind, name: "a-1" };
-            of(interner, reference, Some("1")).unwrap().to_string()
+            of(interner, reference, Some("1")).map(|owner| owner.to_string())
         };
-        assert_eq!(of(&mut interner, "apps/v1", "ReplicaSet"), "Deployment a");
-        assert_eq!(of(&mut interner, "example.com/v1", "ReplicaSet"), "ReplicaSet a-1");
-        assert_eq!(of(&mut interner, "v1", "Node"), "Node a-1");
+        assert_eq!(of(&mut interner, "apps/v1", "ReplicaSet").as_deref(), Some("Deployment a"));
+        let other = of(&mut interner, "example.com/v1", "ReplicaSet");
+        assert_eq!(other.as_deref(), Some("ReplicaSet a-1"));
+        let other = of(&mut interner, "example.com/v1", "Node");
+        assert_eq!(other.as_deref(), Some("Node a-1"));
     }
 }

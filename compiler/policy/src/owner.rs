@@ -33,7 +33,7 @@ pub enum OwnerKind {
     Job,
     /// `CronJob` of batch/v1.
     CronJob,
-    /// Any other kind, by its name: of another engine, or the Node of a static pod.
+    /// Any other kind, by its name, such as one of another engine.
     Other(Arc<str>),
 }
 
