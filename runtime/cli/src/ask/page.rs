@@ -10,7 +10,7 @@ use netpolc_policy::ObjectKey;
 use serde::Serialize;
 
 use super::{
-    By,
+    Names,
     end::End,
     rows::traffic,
     story::{self, Asked},
@@ -54,7 +54,7 @@ const ASK: &str = "netpolc explain SOURCE DESTINATION says why.";
 /// The data cannot be written as JSON.
 pub fn of_list(
     survey: &Survey,
-    by: By,
+    names: &Names,
     units: &[Unit],
     found: &[Connection],
 ) -> anyhow::Result<String> {
@@ -70,7 +70,7 @@ pub fn of_list(
         is_diff: false,
         pods: units.iter().map(|unit| unit.name.to_string()).collect(),
         connections: found.iter().map(line).collect(),
-        stories: stories(survey, by, units, None),
+        stories: stories(survey, names, units, None),
         no_story: ASK,
     })
 }
@@ -79,7 +79,7 @@ pub fn of_list(
 ///
 /// # Errors
 /// The data cannot be written as JSON.
-pub fn of_diff(survey: &Survey, by: By, found: &Differences) -> anyhow::Result<String> {
+pub fn of_diff(survey: &Survey, names: &Names, found: &Differences) -> anyhow::Result<String> {
     let mut lines = Vec::new();
     for change in &found.changed {
         for (set, word) in [(&change.gained, "gained"), (&change.lost, "lost")] {
@@ -94,7 +94,7 @@ pub fn of_diff(survey: &Survey, by: By, found: &Differences) -> anyhow::Result<S
             }
         }
     }
-    let stories = stories(survey, by, &found.units, Some(&lines));
+    let stories = stories(survey, names, &found.units, Some(&lines));
     page(&Data {
         title: "Who gains and who loses which connections".into(),
         is_diff: true,
@@ -108,7 +108,7 @@ pub fn of_diff(survey: &Survey, by: By, found: &Differences) -> anyhow::Result<S
 /// The story of each pair of units, or of those in `only`.
 fn stories(
     survey: &Survey,
-    by: By,
+    names: &Names,
     units: &[Unit],
     only: Option<&[Line]>,
 ) -> BTreeMap<String, String> {
@@ -126,7 +126,7 @@ fn stories(
     }
     let mut pods: BTreeMap<String, Vec<ObjectKey>> = BTreeMap::new();
     for pod in survey.loaded.cluster.pods.values().filter(|pod| pod.is_policed()) {
-        pods.entry(by.name(pod).to_string()).or_default().push(pod.key.clone());
+        pods.entry(names.name(pod).to_string()).or_default().push(pod.key.clone());
     }
     let story = |(source, destination): (String, String)| {
         let end = |name: &String| pods.get(name).cloned().map(End::Pods);

@@ -12,7 +12,7 @@ use netpolc_policy::Cluster;
 
 use crate::{
     ask::{
-        By,
+        By, Names,
         graph::{Drawn, Edge, csv_line, dot, markdown},
         page,
         rows::{Row, together, wrapped},
@@ -50,10 +50,10 @@ pub fn run(diff: &Diff) -> anyhow::Result<Outcome> {
         new.loaded.cluster = with(&old.loaded.cluster, new.loaded.cluster);
     }
     let cluster = &new.loaded.cluster;
-    let by = diff.by;
-    let found = differences(&old.loaded.cluster, cluster, &|pod| by.name(pod));
+    let names = Names::of(diff.by, [&old.loaded.cluster, cluster]);
+    let found = differences(&old.loaded.cluster, cluster, &|pod| names.name(pod));
     let text = match diff.format {
-        ListFormat::Html => page::of_diff(&new, by, &found)?,
+        ListFormat::Html => page::of_diff(&new, &names, &found)?,
         format => show(&found, format)?,
     };
     let mut out = output::stdout();

@@ -3,7 +3,12 @@
 
 pub mod installed;
 
-use std::{collections::BTreeSet, io::Write, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use netpolc_analyze::{
     Analysis,
@@ -12,12 +17,12 @@ use netpolc_analyze::{
     unit::{Isolated, Unit, units},
 };
 use netpolc_kube_sync::{Absent, Survey};
-use netpolc_policy::Direction;
+use netpolc_policy::{Cluster, Direction, Phase, Pod, PodNetwork};
 use serde::Serialize;
 
 use crate::{
     ask::{
-        By,
+        By, Names,
         end::{self, End},
         graph::{Drawn, Edge, csv_line, dot, markdown},
         page,
@@ -71,22 +76,25 @@ pub fn run(list: &List) -> anyhow::Result<Outcome> {
     }
     let (survey, read) = input::read(&list.input, Absent::MadeUp)?;
     let mut analysis = Analysis::new(&survey.loaded.cluster);
-    let units = units(analysis.universe(), &|pod| list.by.name(pod));
+    let names = Names::of(list.by, [&survey.loaded.cluster]);
+    let units = units(analysis.universe(), &|pod| names.name(pod));
+    let on_nodes = on_nodes(&survey.loaded.cluster, &names);
     let text = match list.what {
         What::Connections(only) => {
             let filter = Filter {
-                from: named(&survey, list.by, &list.from)?,
-                to: named(&survey, list.by, &list.to)?,
+                from: named(&survey, &names, &list.from)?,
+                to: named(&survey, &names, &list.to)?,
                 traffic: traffic_of(list)?,
                 only,
             };
             let found = connections(&mut analysis, &units, &filter);
+            left_out(&on_nodes);
             match list.format {
-                ListFormat::Html => page::of_list(&survey, list.by, &units, &found)?,
+                ListFormat::Html => page::of_list(&survey, &names, &units, &found)?,
                 format => show(&found, &units, format)?,
             }
         }
-        What::NotIsolated => not_isolated(&mut analysis, &units, list.format)?,
+        What::NotIsolated => not_isolated(&mut analysis, &units, on_nodes, list.format)?,
     };
     let mut out = output::stdout();
     out.write_all(text.as_bytes())?;
@@ -94,9 +102,42 @@ pub fn run(list: &List) -> anyhow::Result<Outcome> {
     Ok(read)
 }
 
+/// How many names of pods a note has at most.
+const MAX_NAMES: usize = 3;
+
+/// The pods that use the network of their node, by the name of what they belong to. No policy is
+/// about them (S15), and their connections are their node's.
+fn on_nodes(cluster: &Cluster, names: &Names) -> BTreeMap<Arc<str>, usize> {
+    let mut found = BTreeMap::new();
+    let is_on_node = |pod: &&Pod| pod.network == PodNetwork::Host && pod.phase == Phase::Active;
+    for pod in cluster.pods.values().filter(is_on_node) {
+        *found.entry(names.name(pod)).or_default() += 1;
+    }
+    found
+}
+
+/// Says which pods are in no connection although they have some.
+fn left_out(on_nodes: &BTreeMap<Arc<str>, usize>) {
+    let pods: usize = on_nodes.values().sum();
+    if pods == 0 {
+        return;
+    }
+    let mut shown: Vec<&str> = on_nodes.keys().map(|name| &**name).take(MAX_NAMES).collect();
+    let further = format!("{} more", on_nodes.len() - shown.len());
+    if on_nodes.len() > shown.len() {
+        shown.push(&further);
+    }
+    let pods = if pods == 1 { "1 pod".to_owned() } else { format!("{pods} pods") };
+    output::complain(format_args!(
+        "note: pods that use the network of their node are not in the list, since no policy \
+         applies to them: {pods} of {}",
+        shown.join(", ")
+    ));
+}
+
 /// The names of the units that these ends are in.
-fn named(survey: &Survey, by: By, ends: &[String]) -> anyhow::Result<BTreeSet<Arc<str>>> {
-    let mut names = BTreeSet::new();
+fn named(survey: &Survey, names: &Names, ends: &[String]) -> anyhow::Result<BTreeSet<Arc<str>>> {
+    let mut found = BTreeSet::new();
     for text in ends {
         let pods = match end::find(survey, text)? {
             End::Pods(pods) => pods,
@@ -112,9 +153,9 @@ fn named(survey: &Survey, by: By, ends: &[String]) -> anyhow::Result<BTreeSet<Ar
                  `netpolc explain` for an address"
             ),
         };
-        names.extend(pods.iter().map(|key| by.name(&survey.loaded.cluster.pods[key])));
+        found.extend(pods.iter().map(|key| names.name(&survey.loaded.cluster.pods[key])));
     }
-    Ok(names)
+    Ok(found)
 }
 
 /// The traffic that the list is about; None for all.
@@ -196,16 +237,31 @@ struct Open {
 fn not_isolated(
     analysis: &mut Analysis<'_>,
     units: &[Unit],
+    mut on_nodes: BTreeMap<Arc<str>, usize>,
     format: ListFormat,
 ) -> anyhow::Result<String> {
-    let open = units.iter().map(|unit| Open {
-        name: unit.name.clone(),
-        pods: unit.pods,
-        ingress: analysis.isolation(unit, Direction::Ingress),
-        egress: analysis.isolation(unit, Direction::Egress),
+    let open = units.iter().map(|unit| {
+        let others = on_nodes.remove(&unit.name);
+        let mut isolation = |direction| match (analysis.isolation(unit, direction), others) {
+            (Isolated::Yes, Some(_)) => Isolated::Partly,
+            (isolated, _) => isolated,
+        };
+        Open {
+            name: unit.name.clone(),
+            pods: unit.pods + others.unwrap_or_default(),
+            ingress: isolation(Direction::Ingress),
+            egress: isolation(Direction::Egress),
+        }
     });
-    let open: Vec<Open> =
+    let mut open: Vec<Open> =
         open.filter(|open| open.ingress != Isolated::Yes || open.egress != Isolated::Yes).collect();
+    open.extend(on_nodes.into_iter().map(|(name, pods)| Open {
+        name,
+        pods,
+        ingress: Isolated::No,
+        egress: Isolated::No,
+    }));
+    open.sort_by(|one, other| one.name.cmp(&other.name));
     let word = |isolated| match isolated {
         Isolated::Yes => "isolated",
         Isolated::Partly => "some pods are open",
