@@ -150,7 +150,7 @@ fn s33_what_is_not_set_aside_is_what_the_policies_say() {
             let what = offend(kind, n, &mut Rng::new(n.into()), &mut cluster);
             limits.service = 50;
             let (shares, compiler) = compile(&cluster, limits.clone(), &Room::default());
-            let found: Vec<String> = verify(&shares.cluster(&cluster), &compiler, 3)
+            let found: Vec<String> = verify(&shares.cluster(cluster.clone()), &compiler, 3)
                 .iter()
                 .map(|c| c.to_string())
                 .collect();
@@ -339,7 +339,7 @@ fn s33_where_ids_run_out_all_the_same_the_heaviest_namespace_is_set_aside() {
     let mut compiler = Compiler::within(node(), &room);
     compiler.load_admitted(&cluster, &shares).unwrap();
     assert_isolated(&compiler, "classes of pods");
-    let admitted = shares.cluster(&cluster);
+    let admitted = shares.cluster(cluster.clone());
     assert!(
         admitted.policies[&ObjectKey::new("evil", "p")].isolation(Direction::Ingress)
             == &Isolation::Isolated(vec![])
@@ -379,7 +379,7 @@ fn s33_rows_that_overlap_are_counted_as_they_turn_out_and_set_their_namespace_as
             aside.iter().all(|a| a.contains("evil/p") && a.contains("may take 8000")),
             "{aside:?}"
         );
-        assert!(verify(&shares.cluster(&cluster), &from_scratch, 3).is_empty());
+        assert!(verify(&shares.cluster(cluster.clone()), &from_scratch, 3).is_empty());
 
         // By an event, as part of one update: ids that the first part gave back mean nothing else
         // in it.
@@ -393,7 +393,7 @@ fn s33_rows_that_overlap_are_counted_as_they_turn_out_and_set_their_namespace_as
             changes.add(compiler.apply_further(shares.admit(&cluster, vec![])).unwrap());
         }
         assert_eq!(shares.aside().count(), aside.len());
-        assert!(verify(&shares.cluster(&cluster), &compiler, 3).is_empty());
+        assert!(verify(&shares.cluster(cluster.clone()), &compiler, 3).is_empty());
         let plan = netpolc_table::delta::order(compiler.program(), &changes).unwrap();
         plan.steps.iter().for_each(|(_, write)| held.apply(write));
         assert!(netpolc_table::delta::diff(&held, compiler.program()).is_empty());
@@ -466,7 +466,7 @@ fn s84_tried_tiers_give_way_where_ids_run_out() {
     let named: Vec<String> = shares.not_compared().map(|d| d.to_string()).collect();
     assert!(named.len() == 1 && named[0].starts_with("tried is only tried"), "{named:?}");
     assert_eq!(with.program().canonical(), without.program().canonical());
-    assert!(verify(&shares.cluster(&cluster), &with, 3).is_empty());
+    assert!(verify(&shares.cluster(cluster.clone()), &with, 3).is_empty());
 }
 
 /// S84: whatever somebody tries, nobody's verdict changes and nothing is set aside. What does not
@@ -521,7 +521,7 @@ fn s84_what_is_tried_takes_nothing_from_what_is_enforced() {
             };
             assert_eq!(evil(&with), evil(&enforced), "{what} {n}");
         }
-        assert!(verify(&shares.cluster(&cluster), &with, 3).is_empty(), "{what} {n}");
+        assert!(verify(&shares.cluster(cluster.clone()), &with, 3).is_empty(), "{what} {n}");
         // By events: what comes in is compared, and leaves nothing when it goes.
         let (mut shares, mut compiler) = compile(&without, Limits::of(&room), &room);
         let before = compiler.program().clone();

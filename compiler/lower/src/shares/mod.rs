@@ -271,8 +271,8 @@ impl Shares {
     }
 
     /// The cluster as it is compiled.
-    pub fn cluster(&self, cluster: &Cluster) -> Cluster {
-        let mut admitted = cluster.clone();
+    pub fn cluster(&self, cluster: Cluster) -> Cluster {
+        let mut admitted = cluster;
         for key in self.policies_aside.keys() {
             if let Some(policy) = admitted.policies.get_mut(key) {
                 *policy = self.policy(policy.clone());

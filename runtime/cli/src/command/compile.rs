@@ -6,13 +6,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
+    mem::ManuallyDrop,
     sync::Arc,
 };
 
 use anyhow::{Context, bail};
 use netpolc_kube_sync::Absent;
 use netpolc_lower::{Compiler, Event, Kind, Limits, Scope, Shares, Wire};
-use netpolc_policy::{Cluster, ObjectKey, audit};
+use netpolc_policy::{Cluster, ObjectKey, Policy, audit};
 use netpolc_table::{EndpointId, Entry, Program, TableId, json, p4, slice, text};
 
 use crate::{
@@ -28,13 +29,15 @@ use crate::{
 /// ids than there are, or standard output cannot be written.
 pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
     // An agent enforces what exists, so nothing is made up here.
-    let (survey, refused) = input::read(&compile.input, Absent::Absent)?;
-    let cluster = survey.loaded.cluster;
+    let (mut survey, refused) = input::read(&compile.input, Absent::Absent)?;
+    let cluster = std::mem::take(&mut survey.loaded.cluster);
+    // The process is about to end: freeing 100,000 pods one by one would only take time.
+    let _survey = ManuallyDrop::new(survey);
     if let Scope::Node(node) = &compile.scope {
         check_node(&cluster, node)?;
     }
-    let (cluster, aside) = admit(cluster, &compile.scope);
-    let mut compiler = netpolc_lower::compile(&cluster, compile.scope.clone())?;
+    let Admitted { cluster, compiler, outcome: aside } = admit(cluster, &compile.scope)?;
+    let (cluster, mut compiler) = (ManuallyDrop::new(cluster), ManuallyDrop::new(compiler));
     if let Scope::Node(_) = compile.scope {
         compiler.apply(Event::Wire(Wire::of_every_node()))?;
     }
@@ -58,23 +61,27 @@ pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
             "note: {policy} is only tried and changes no verdict; {told}"
         ));
     }
-    let mut program = compiler.program().clone();
-    if let Some(pod) = &compile.pod {
-        program = slice::of_endpoint(&program, endpoint(&cluster, &compiler, pod)?);
-    }
+    let part = match &compile.pod {
+        Some(pod) => {
+            let endpoint = endpoint(&cluster, &compiler, pod)?;
+            Some(slice::of_endpoint(compiler.program(), endpoint))
+        }
+        None => None,
+    };
+    let program = part.as_ref().unwrap_or(compiler.program());
     let mut out = output::stdout();
     match &compile.show {
         Show::Flower(flower) => {
-            let input = (&cluster, &compiler);
+            let input = (&*cluster, &*compiler);
             super::flower::show(input, &compile.scope, compile.pod.as_ref(), flower, &mut out)?;
         }
-        Show::Text => out.write_all(text::print(&program).as_bytes())?,
-        Show::Data(notation) => output::write_data(&mut out, &json::Tables(&program), *notation)?,
-        Show::P4Info => write!(out, "{}", p4::Info(&program))?,
-        Show::P4Runtime => write!(out, "{}", p4::Entries(&program))?,
-        Show::P4(install) => write!(out, "{}", p4::Source(&program, *install))?,
-        Show::Table => out.write_all(tables(&program).as_bytes())?,
-        Show::Ebpf(report) => super::ebpf::show(&program, *report, &mut out)?,
+        Show::Text => out.write_all(text::print(program).as_bytes())?,
+        Show::Data(notation) => output::write_data(&mut out, &json::Tables(program), *notation)?,
+        Show::P4Info => write!(out, "{}", p4::Info(program))?,
+        Show::P4Runtime => write!(out, "{}", p4::Entries(program))?,
+        Show::P4(install) => write!(out, "{}", p4::Source(program, *install))?,
+        Show::Table => out.write_all(tables(program).as_bytes())?,
+        Show::Ebpf(report) => super::ebpf::show(program, *report, &mut out)?,
     }
     out.flush()?;
     Ok(refused.and(aside))
@@ -102,19 +109,26 @@ pub(super) fn check_node(cluster: &Cluster, node: &Arc<str>) -> anyhow::Result<(
     }
 }
 
-/// Reduces the cluster to what a node's agent would compile, and reports what it would set aside.
-/// The tables of all nodes together belong to no node, so nothing is left out of them.
-pub(super) fn admit(cluster: Cluster, scope: &Scope) -> (Cluster, Outcome) {
-    let shares = |scope: Scope| {
-        let mut shares = Shares::new(scope.clone(), Limits::default());
-        shares.load(&cluster);
-        if let Scope::Node(_) = scope {
-            // Where ids run out, the compilation that follows reports it.
-            let _ = shares.compile(&cluster, || Compiler::new(scope.clone()));
-        }
-        shares
+/// What a node's agent would compile of a cluster, and has compiled.
+pub(super) struct Admitted {
+    pub cluster: Cluster,
+    pub compiler: Compiler,
+    /// Whether anything was set aside.
+    pub outcome: Outcome,
+}
+
+/// Reduces the cluster to what a node's agent would compile, compiles it, and reports what was set
+/// aside. The tables of all nodes together belong to no node, so nothing is left out of them.
+///
+/// # Errors
+/// The cluster needs more ids than there are.
+pub(super) fn admit(cluster: Cluster, scope: &Scope) -> anyhow::Result<Admitted> {
+    let mut whole = Shares::new(scope.clone(), Limits::default());
+    whole.load(&cluster);
+    let compiled = match scope {
+        Scope::Node(_) => whole.compile(&cluster, || Compiler::new(scope.clone())),
+        Scope::Everywhere => netpolc_lower::compile(&cluster, Scope::Everywhere),
     };
-    let whole = shares(scope.clone());
     for diagnostic in whole.not_compared() {
         output::complain(format_args!("warning: {diagnostic}"));
     }
@@ -124,22 +138,20 @@ pub(super) fn admit(cluster: Cluster, scope: &Scope) -> (Cluster, Outcome) {
         whole.aside().for_each(output::complain);
         let is_whole = whole.aside().next().is_none();
         let outcome = if is_whole { Outcome::Fine } else { Outcome::Problems };
-        return (whole.cluster(&cluster), outcome);
+        return Ok(Admitted { cluster: whole.cluster(cluster), compiler: compiled?, outcome });
     }
     if whole.aside().next().is_none() {
-        return (cluster, Outcome::Fine);
+        return Ok(Admitted { cluster, compiler: compiled?, outcome: Outcome::Fine });
     }
     let mut lines: BTreeMap<String, Vec<Arc<str>>> = BTreeMap::new();
     for aside in whole.aside().filter(|aside| aside.kind == Kind::Service) {
         // A Service takes the same on every node, with or without pods.
         lines.entry(aside.to_string()).or_default();
     }
-    let nodes: BTreeSet<&Arc<str>> =
-        cluster.pods.values().filter_map(|pod| pod.node.as_ref()).collect();
-    for node in nodes {
-        for aside in
-            shares(Scope::Node(node.clone())).aside().filter(|aside| aside.kind == Kind::Policy)
-        {
+    for (node, part) in by_node(&cluster) {
+        let mut shares = Shares::new(Scope::Node(node.clone()), Limits::default());
+        shares.load(&part);
+        for aside in shares.aside().filter(|aside| aside.kind == Kind::Policy) {
             lines.entry(aside.to_string()).or_default().push(node.clone());
         }
     }
@@ -154,7 +166,28 @@ pub(super) fn admit(cluster: Cluster, scope: &Scope) -> (Cluster, Outcome) {
             named => output::complain(format_args!("node {}{more}: {line}", named.join(", "))),
         }
     }
-    (cluster, Outcome::of_problems(lines.len()))
+    let outcome = Outcome::of_problems(lines.len());
+    Ok(Admitted { cluster, compiler: compiled?, outcome })
+}
+
+/// Of each node what its policies' sizes depend on: its pods, and the policies of their namespaces.
+/// Ids that run out on a node are found with `--node` only, by its compilation.
+fn by_node(cluster: &Cluster) -> BTreeMap<Arc<str>, Cluster> {
+    let mut parts: BTreeMap<Arc<str>, Cluster> = BTreeMap::new();
+    for pod in cluster.pods.values() {
+        let Some(node) = &pod.node else { continue };
+        parts.entry(node.clone()).or_default().pods.insert(pod.key.clone(), pod.clone());
+    }
+    let mut policies: BTreeMap<&Arc<str>, Vec<&Policy>> = BTreeMap::new();
+    for policy in cluster.policies.values() {
+        policies.entry(&policy.key.namespace).or_default().push(policy);
+    }
+    for part in parts.values_mut() {
+        let namespaces: BTreeSet<&Arc<str>> = part.pods.keys().map(|key| &key.namespace).collect();
+        let here = namespaces.into_iter().filter_map(|namespace| policies.get(namespace)).flatten();
+        part.policies = here.map(|policy| (policy.key.clone(), (*policy).clone())).collect();
+    }
+    parts
 }
 
 fn endpoint(cluster: &Cluster, compiler: &Compiler, pod: &ObjectKey) -> anyhow::Result<EndpointId> {

@@ -15,7 +15,7 @@ use netpolc_lower::Scope;
 use netpolc_policy::{Direction, ObjectKey, Protocol};
 use serde::Serialize;
 
-use super::compile::admit;
+use super::compile::{Admitted, admit};
 use crate::{
     cli::{raw::Report, request::Input},
     input,
@@ -68,8 +68,8 @@ pub fn run(verify: &Verify) -> anyhow::Result<Outcome> {
         return installed::run(verify, pin_dir);
     }
     let (survey, read) = input::read(&verify.input, Absent::MadeUp)?;
-    let (cluster, aside) = admit(survey.loaded.cluster, &verify.scope);
-    let compiler = netpolc_lower::compile(&cluster, verify.scope.clone())?;
+    let Admitted { cluster, compiler, outcome: aside } =
+        admit(survey.loaded.cluster, &verify.scope)?;
     let endpoints: Vec<_> = compiler.endpoints().map(|(key, id)| (key.clone(), id)).collect();
     anyhow::ensure!(
         !endpoints.is_empty(),

@@ -32,7 +32,7 @@ use serde::Serialize;
 use super::Verify;
 use crate::{
     ask::installed::Installed,
-    command::compile::{admit, check_node},
+    command::compile::{Admitted, admit, check_node},
     input,
     output::{self, Outcome},
 };
@@ -138,7 +138,7 @@ pub fn run(verify: &Verify, pin_dir: &Path) -> anyhow::Result<Outcome> {
         let (survey, read) = input::read(&verify.input, Absent::Absent)?;
         let cluster = survey.loaded.cluster;
         check_node(&cluster, &node)?;
-        let (cluster, aside) = admit(cluster, &Scope::Node(node.clone()));
+        let Admitted { cluster, outcome: aside, .. } = admit(cluster, &Scope::Node(node.clone()))?;
         // The cluster is read first: the agent must have seen what it says.
         anyhow::Ok((look(&cluster, &node, pin_dir)?, cluster, read.and(aside)))
     };
