@@ -64,6 +64,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             SyncState::OutOfSync => adopt::words(&self.host.read()?),
         };
         let changes = self.compile(events)?;
+        self.observer.compiled(changes.as_ref());
         // Changes can be written without reading the target only if it held the program before
         // them.
         let mut known = if was == SyncState::InSync { changes } else { None };
@@ -112,6 +113,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         )?;
         if ids == Ids::Kept {
             self.sync = SyncState::InSync;
+            self.observer.settled();
             self.compiler.forget_installed();
         }
         if let Some(snapshot) = &snapshot {

@@ -10,6 +10,7 @@
 //! - [`audit`]: whether the target still holds what was written
 //! - [`adopt`]: connections that are running when a pod is first isolated
 //! - [`trials`]: packets that policies which are only tried would treat otherwise
+//! - [`flow`]: what was decided about single packets, and why
 //!
 //! Everything around the agent is in `serve`, which needs the feature of that name: the loops that
 //! drive it, and what `netpolc agent` and `netpolc status` need besides. The agent itself uses none
@@ -18,13 +19,16 @@
 //! Not here: the meaning of policies, and the order of writes.
 
 pub mod adopt;
+mod attribute;
 pub mod audit;
 mod compile;
 pub mod discovery;
 mod enforce;
 pub mod events;
+pub mod flow;
 mod macs;
 pub mod network;
+mod observe;
 pub mod order;
 pub mod pod_interfaces;
 #[cfg(feature = "serve")]
@@ -142,6 +146,7 @@ pub struct Agent<H, N> {
     /// The isolated pods with their words, as of the last update.
     isolated: BTreeMap<ObjectKey, Word>,
     tally: Tally,
+    observer: observe::Observer,
     sync: SyncState,
     /// Of what the target holds, for audits.
     version: audit::Version,
@@ -180,6 +185,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             adopted: BTreeMap::new(),
             isolated: BTreeMap::new(),
             tally: Tally::default(),
+            observer: observe::Observer::default(),
             sync: SyncState::OutOfSync,
             version: audit::Version::default(),
             loaded: false,
@@ -215,12 +221,14 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
     /// fails.
     pub fn update(&mut self, mut cluster: Cluster) -> Result<Report, Error> {
         let began = Instant::now();
+        self.read_records();
         cluster.by_default = self.by_default.clone();
         cluster.security.enforcement = self.enforcement;
         let mut events =
             if self.loaded { netpolc_lower::between(&self.cluster, &cluster) } else { vec![] };
         let rescan = !self.loaded || events.iter().any(|event| self.may_move(event, &cluster));
         self.cluster = cluster;
+        self.observer.replaced(&self.cluster);
         let mine = self.cluster.pods.values().filter(|pod| is_local(&self.node, pod));
         self.local = mine.map(|pod| pod.key.clone()).collect();
         if rescan {
@@ -257,10 +265,12 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
     fn take(&mut self, changes: Vec<Change>, began: Instant) -> Result<Report, Error> {
         let mut events = Vec::with_capacity(changes.len());
         let mut rescan = false;
+        self.read_records();
         for change in changes {
             let event = events::of(&change);
             let Some(Event::Pod { key, pod }) = &event else {
                 change.apply(&mut self.cluster);
+                event.iter().for_each(|event| self.observer.happened(event));
                 events.extend(event);
                 continue;
             };
@@ -269,6 +279,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             let facts = |pod: &Pod| (pod.uid.clone(), pod.addresses.clone());
             let here = |pod: Option<&Pod>| pod.filter(|pod| is_local(&self.node, pod)).map(facts);
             let (before, now) = (here(self.cluster.pods.get(key)), here(pod.as_ref()));
+            self.observer.pod_changes(self.cluster.pods.get(key), pod.as_ref());
             if before != now {
                 rescan = true;
                 match now {
@@ -292,6 +303,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
     /// As for [`Agent::update`].
     pub fn refresh(&mut self) -> Result<Report, Error> {
         let began = Instant::now();
+        self.read_records();
         // This comes first: packets to Services may leave by an interface as soon as it exists.
         self.host.cover()?;
         let mut events = self.interface_events()?;

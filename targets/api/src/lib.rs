@@ -7,6 +7,7 @@
 //! - [`decorate`]: targets around targets that trace, count, or fail on purpose
 //! - [`frame`]: builds frames, well-formed and malformed ones
 //! - [`random`]: seeded random numbers
+//! - [`record`]: what is recorded of single packets, and by whom it is read
 //! - [`conformance`]: the suite that every target must pass
 //! - [`example`]: a complete target of a hundred lines, to begin another one from
 //!
@@ -20,11 +21,13 @@ pub mod frame;
 mod limits;
 mod node;
 pub mod random;
+pub mod record;
 pub mod semantics;
 
 pub use decorate::{Counted, Counts, Faults, Faulty, Traced};
 pub use execute::{Execution, Failed, execute, fill};
 pub use node::{Amendment, Damage, NodeTarget, OffloadRecord, Origin, Reader, Taken};
+pub use record::{Judged, Noted, Record, Recorder};
 pub use semantics::DropReason;
 
 use std::collections::BTreeMap;
@@ -300,6 +303,15 @@ pub trait Datapath {
     /// None where it was not dropped, or where the target keeps no reasons.
     fn explain_last(&self) -> Option<DropReason> {
         None
+    }
+
+    /// The records of the packets since the last call, oldest first; None where the target does not
+    /// record.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    fn records(&mut self) -> Result<Option<Vec<Record>>, Error> {
+        Ok(None)
     }
 }
 

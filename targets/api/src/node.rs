@@ -9,7 +9,7 @@ use netpolc_host::{Connection, Opener};
 use netpolc_table::{EndpointId, IfIndex, Incarnation, Program};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Target};
+use crate::{Error, Recorder, Target};
 
 /// A target that sees the packets of a node's interfaces: what an agent enforces with. Where a
 /// method has a default, a target without that ability leaves it out. [`crate::example`] implements
@@ -103,6 +103,14 @@ pub trait NodeTarget: Target {
     /// error.
     fn follow(&mut self, _program: &Program) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// The reader of the target's records; None for a target that does not record.
+    ///
+    /// # Errors
+    /// [`Error::System`] where it cannot be made.
+    fn recorder(&mut self) -> Result<Option<Box<dyn Recorder>>, Error> {
+        Ok(None)
     }
 
     /// Reads what the target really holds by a view of its own, in whatever thread calls it and for

@@ -227,6 +227,13 @@
 //! if the event is Open; or if the direction is not isolated or its tables permit, unless a live
 //! entry has the other hook as its opener (an answer); or else if the packet is Drop(Policy).
 //!
+//! **Records** (S87), which change nothing either. A packet that is dropped is *noted* as Dropped.
+//! One that passes step 8 at `to_pod` or `from_pod`, of an endpoint that keeps state, is noted as
+//! Opened where the table above says *create*, whether or not there is room, and where the event is
+//! Open and no entry is needed. A packet that the comparison counts is noted as Differs, before it
+//! is noted otherwise. What is noted is counted by endpoint, direction and [`crate::Noted`]; a
+//! target that records puts a [`crate::Record`] of it, as long as there is budget and room.
+//!
 //! An endpoint's entries and records go when its key goes from the `endpoint` table (S43).
 //!
 //! # Services (S48)

@@ -13,6 +13,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use netpolc_table::{EndpointId, PortClassId, RowId};
+use netpolc_target::Noted;
 
 pub mod config;
 pub mod state;
@@ -23,7 +24,7 @@ use state::{K1, K2, mix};
 use crate::{ledger::LedgerId, maps::Lifetime};
 
 /// Changes whenever a byte below changes its meaning. State of another version is not read.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;
 /// First word of the header map: "netpolc" and a zero.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"netpolc\0");
 
@@ -292,9 +293,15 @@ maps! {
     Wanted = "wanted",
     /// LRU hash of the kernel, see [`frag`]; only programs write it.
     Frag = "frag",
-    /// u64 `[endpoints][2][16]`: drops by endpoint, direction (0 to_pod, 1 from_pod, after
-    /// translation too) and `DropReason`.
+    /// u64 `[endpoints][2][16]`: packets by endpoint, direction (0 to_pod, 1 from_pod, after
+    /// translation too) and the slot of what is noted of them (`Noted`): first the drops by
+    /// `DropReason`.
     Counter = "counter",
+    /// u64 `[endpoints][2][16]`: how many more records there may be, by the same; none where the
+    /// low 32 bits are no number above 0.
+    Budget = "budget",
+    /// Ring buffer of [`record`]s.
+    Records = "records",
     /// u64 `[4][65536]`: kind (`IdKind`, which begin at 1), id -> fingerprint, 0: none. No packet
     /// reads it.
     Directory = "directory",
@@ -327,7 +334,7 @@ impl MapId {
             MapId::OwnMore | MapId::Service | MapId::Compared => MapKind::Hash,
             MapId::Frag => MapKind::LruHash,
             MapId::StateV4 | MapId::StateV6 => MapKind::ArrayOfMaps,
-            MapId::Wanted => MapKind::RingBuffer,
+            MapId::Wanted | MapId::Records => MapKind::RingBuffer,
             _ => MapKind::Array,
         }
     }
@@ -338,7 +345,7 @@ impl MapId {
             MapId::OwnMore => OWN_MORE_KEY as u32,
             MapId::Service => SERVICE_KEY as u32,
             MapId::Frag => frag::KEY as u32,
-            MapId::Wanted => 0,
+            MapId::Wanted | MapId::Records => 0,
             _ => 4,
         }
     }
@@ -364,9 +371,9 @@ impl MapId {
             MapId::Compared => 8,
             MapId::State => u64::from(state::ENDPOINTS) * state::RECORD as u64,
             MapId::StateV4 | MapId::StateV6 => 4,
-            MapId::Wanted => 0,
+            MapId::Wanted | MapId::Records => 0,
             MapId::Frag => frag::VALUE as u64,
-            MapId::Counter => u64::from(c.endpoints) * 2 * config::REASONS as u64 * 8,
+            MapId::Counter | MapId::Budget => u64::from(c.endpoints) * 2 * Noted::SLOTS as u64 * 8,
             MapId::Directory => 4 * 65536 * 8,
             MapId::Config => config::SIZE as u64,
             MapId::Header => 64 * 8,
@@ -382,6 +389,7 @@ impl MapId {
             MapId::Compared => COMPARED,
             MapId::StateV4 | MapId::StateV6 => state::SLOTS,
             MapId::Wanted => 4096,
+            MapId::Records => 1 << 21,
             _ => 1,
         }
     }
@@ -424,6 +432,33 @@ pub mod on_link {
 pub const ROW_DENY: u16 = 0;
 /// The number that stands for a row that permits every protocol and port.
 pub const ROW_PERMIT: u16 = 0xffff;
+
+/// A record of the ring buffer `records` (`netpolc_target::Record`).
+pub mod record {
+    use netpolc_target::record::SNAPSHOT;
+
+    /// The size of a record in bytes.
+    pub const SIZE: usize = FRAME + SNAPSHOT;
+    /// u64: the kernel's monotonic clock, in nanoseconds.
+    pub const TIME: usize = 0;
+    /// u64: the endpoint's word, as it was used.
+    pub const WORD: usize = 8;
+    /// u32: the number of the counter that counts such packets.
+    pub const COUNTER: usize = 16;
+    /// u32: class | incarnation << 16 of the remote. It means something only where the tables were
+    /// asked.
+    pub const CLASS: usize = 20;
+    /// u32: the word `config::EPOCH`.
+    pub const EPOCH: usize = 24;
+    /// u32: the frame's length.
+    pub const LENGTH: usize = 28;
+    /// u32: how many bytes of it follow.
+    pub const SNAPPED: usize = 32;
+    /// u32: the hook (0 to_pod, 1 from_pod, 2 translated).
+    pub const HOOK: usize = 36;
+    /// Where those bytes begin.
+    pub const FRAME: usize = 40;
+}
 
 /// A record of the endpoint map.
 pub mod endpoint {

@@ -13,6 +13,7 @@
 //! program     the instructions of all hooks; asm, elf, loader: their way into the kernel;
 //!             disasm: the same as text
 //! attach      TCX links or clsact filters; pins: what outlives a process
+//! recorder    reads the records of packets, and the counters beside them
 //! settle      waiting for a grace period; sys: system calls that aya does not offer
 //! ```
 //!
@@ -51,6 +52,7 @@ mod node;
 mod pins;
 mod pool;
 pub mod program;
+mod recorder;
 mod settle;
 mod state;
 pub mod sys;

@@ -61,6 +61,7 @@ impl Lifetime {
             | MapId::StateV4
             | MapId::StateV6
             | MapId::Wanted
+            | MapId::Records
             | MapId::Frag
             | MapId::Config => Lifetime::Installation,
             _ => Lifetime::Generation,
@@ -296,6 +297,13 @@ impl Shared {
             }
         }
     }
+    /// The words of the config map.
+    pub(crate) fn config_words(&self) -> &[AtomicU64] {
+        match &self.group.maps[&MapId::Config] {
+            Store::Array(region) => region.words(),
+            Store::Other(_) => unreachable!("the config is an array"),
+        }
+    }
     /// How many bytes all chunks of a family take.
     fn chunk_bytes(&self, family: Family) -> u64 {
         match (self.pool.usage(family), &self.dir) {
@@ -454,7 +462,8 @@ impl Maps {
         if is_pool(id) { self.shared.fd(id).as_raw_fd() } else { self.store(id).fd().as_raw_fd() }
     }
 
-    fn data(&self, id: MapId) -> Result<MapData, Error> {
+    /// Another handle of a map of this generation.
+    pub fn data(&self, id: MapId) -> Result<MapData, Error> {
         let call = || format!("map {}", id.name());
         let fd = self.store(id).fd().try_clone_to_owned().map_err(|e| refused(call(), e))?;
         MapData::from_fd(fd).map_err(|e| refused(call(), map_error(e)))

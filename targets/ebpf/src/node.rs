@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use netpolc_host::{Connection, Opener, links};
 use netpolc_table::{EndpointId, IfIndex, Incarnation, Program, schema::Family};
 use netpolc_target::{
-    Amendment, Damage, Error, Hook, NodeTarget, Origin, Reader, Taken, semantics::Phase,
+    Amendment, Damage, Error, Hook, NodeTarget, Origin, Reader, Recorder, Taken, semantics::Phase,
 };
 
 use crate::{self as ebpf, Ebpf, Hold, Inserted};
@@ -83,6 +83,10 @@ impl NodeTarget for Ebpf {
 
     fn under_way(&self) -> bool {
         self.upgrading()
+    }
+
+    fn recorder(&mut self) -> Result<Option<Box<dyn Recorder>>, Error> {
+        Ebpf::recorder(self).map(Some)
     }
 
     fn reader(&self) -> Option<Reader> {

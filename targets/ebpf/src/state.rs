@@ -17,7 +17,7 @@ use std::{
 
 use netpolc_table::{EndpointId, Incarnation, PortClassId, RowId, schema::Family};
 use netpolc_target::{
-    Compared, Error, Hook,
+    Compared, Error, Hook, Noted,
     semantics::{DropReason, Phase, seconds},
 };
 
@@ -514,8 +514,8 @@ pub fn purge(maps: &Maps, endpoint: EndpointId) -> Result<(), Error> {
 }
 
 fn counters_of(maps: &Maps, endpoint: EndpointId) -> &[AtomicU64] {
-    &maps.words(MapId::Counter)[usize::from(endpoint.get()) * 2 * config::REASONS..]
-        [..2 * config::REASONS]
+    &maps.words(MapId::Counter)[usize::from(endpoint.get()) * 2 * Noted::SLOTS..]
+        [..2 * Noted::SLOTS]
 }
 
 /// Adds the counters of an earlier generation, which no program may increase any more.
@@ -560,9 +560,9 @@ pub(crate) fn compared(maps: &Maps) -> Result<Compared, Error> {
 }
 
 /// One hook's counters of an endpoint, indexed by the number of the [`DropReason`].
-pub fn counts(maps: &Maps, endpoint: EndpointId, hook: Hook) -> [u64; config::REASONS] {
+pub fn counts(maps: &Maps, endpoint: EndpointId, hook: Hook) -> [u64; Noted::SLOTS] {
     let words = counters_of(maps, endpoint);
-    let from = if hook == Hook::ToPod { 0 } else { config::REASONS };
+    let from = if hook == Hook::ToPod { 0 } else { Noted::SLOTS };
     std::array::from_fn(|i| words[from + i].load(Relaxed))
 }
 
@@ -572,7 +572,7 @@ pub fn drops(maps: &Maps, endpoint: EndpointId) -> Vec<(Hook, DropReason, u64)> 
     let words = counters_of(maps, endpoint);
     let all = [Hook::ToPod, Hook::FromPod].into_iter().enumerate();
     let all = all.flat_map(|(h, hook)| {
-        DropReason::ALL.map(move |reason| (h * config::REASONS + reason as usize, hook, reason))
+        DropReason::ALL.map(move |reason| (h * Noted::SLOTS + reason as usize, hook, reason))
     });
     all.map(|(i, hook, reason)| (hook, reason, words[i].load(Relaxed)))
         .filter(|(.., n)| *n > 0)

@@ -12,6 +12,7 @@ use std::{
         unix::ffi::OsStrExt as _,
     },
     path::Path,
+    time::Duration,
 };
 
 use netpolc_target::Error;
@@ -207,6 +208,14 @@ pub fn jiffies_per_second() -> u32 {
     // SAFETY: the kernel writes one timespec, which `time` is; it is borrowed mutably for the call.
     let done = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &mut time) };
     if done == 0 && time.tv_nsec > 0 { (1_000_000_000 / time.tv_nsec) as u32 } else { 100 }
+}
+
+/// How long the machine has been up, by the clock that records have (CLOCK_MONOTONIC).
+pub fn monotonic() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec, which `time` is; it is borrowed mutably for the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// How many descriptors this process may have open; 0 where the kernel does not say.

@@ -16,7 +16,9 @@ use std::{
 };
 
 use netpolc_table::{EndpointId, IfIndex, Program, Write, schema::Family};
-use netpolc_target::{Capabilities, Compared, Error, Hook, Target, semantics::DropReason};
+use netpolc_target::{
+    Capabilities, Compared, Error, Hook, Recorder, Target, semantics::DropReason,
+};
 
 use crate::{
     attach::{Attachment, Attachments, Mode, Role, Way},
@@ -26,6 +28,7 @@ use crate::{
     layout::{self, Capacities, Clock, MapId, exact, state::Place},
     maps::{MapFacts, Shared},
     pins::Pins,
+    recorder::{self, Board},
     settle::Grace,
     state::{self, Amendment, Connection, Inserted, Live},
     sys::{self, refused},
@@ -50,6 +53,9 @@ pub struct Ebpf {
     tender: Tender,
     access: Access,
     last_drop: Option<DropReason>,
+    board: Board,
+    /// The reader of records for whoever asks about single packets.
+    records: Option<recorder::Reader>,
     /// The next generation, while a thread makes it.
     ahead: Option<Ahead>,
     /// Since when the tables have been much too large; None while they are not.
@@ -161,6 +167,8 @@ impl Ebpf {
             tender,
             access: Access::Write,
             last_drop: None,
+            board: Board::default(),
+            records: None,
             ahead: None,
             roomy: None,
         }
@@ -536,6 +544,16 @@ impl Ebpf {
     pub fn tender(&self) -> Result<Tender, Error> {
         self.may_change()?;
         Ok(Tender::new(&self.generation.tables.maps))
+    }
+
+    /// A reader of records, which may run in a thread of its own. There may be one.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] where the instance was opened by [`Ebpf::observe`], [`Error::System`]
+    /// where the maps cannot be opened again.
+    pub fn recorder(&self) -> Result<Box<dyn Recorder>, Error> {
+        self.may_change()?;
+        Ok(Box::new(recorder::Reader::new(&self.generation.tables.maps, &self.board)?))
     }
 
     /// Gives an endpoint's table room for so many connections, as far as the budget goes. Entries

@@ -47,7 +47,7 @@ fn empty(target: &mut dyn Target) {
 fn packets_policies_and_pauses_as_the_reference() {
     let mut ebpf = Ebpf::private(Config::asked()).expect("needs root and BPF");
     let (begin, mut seed) = (Instant::now(), common::seed());
-    let (mut passed, mut dropped, mut compared) = (0, 0, 0);
+    let (mut passed, mut dropped, mut compared, mut recorded) = (0, 0, 0, 0);
     while begin.elapsed() < seconds() {
         empty(&mut ebpf);
         match compare(&mut Mem::default(), &mut ebpf, seed, 1500).unwrap() {
@@ -55,6 +55,7 @@ fn packets_policies_and_pauses_as_the_reference() {
                 passed += agreed.passed;
                 dropped += agreed.dropped;
                 compared += agreed.compared;
+                recorded += agreed.recorded;
             }
             Err(mismatch) => panic!("{mismatch:#?}"),
         }
@@ -62,6 +63,7 @@ fn packets_policies_and_pauses_as_the_reference() {
     }
     assert!(passed > 300 && dropped > 300, "{passed} passed, {dropped} dropped");
     assert!(compared > 8, "{compared} compared");
+    assert!(recorded > dropped, "{recorded} recorded, {dropped} dropped");
 }
 
 /// A target whose tables of connections change their size all the time, and stand in two places for

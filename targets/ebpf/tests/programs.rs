@@ -90,7 +90,10 @@ fn every_variant_at_every_size() {
                 }
                 let config = Config {
                     capacities,
-                    program: Options { measure: Measure { stage, vary }, ..Options::default() },
+                    program: Options {
+                        measure: Measure { stage, vary, ..Measure::default() },
+                        ..Options::default()
+                    },
                     ..Config::small()
                 };
                 Ebpf::private(config)
@@ -231,7 +234,7 @@ fn s38_openings_at_the_same_time_get_an_entry_each_and_hardly_ever_two() {
             };
             let parameters = Parameters { capacities, seed: 5, clock };
             let options = Options {
-                measure: Measure { stage: Stage::Full, vary: Some(vary) },
+                measure: Measure { vary: Some(vary), ..Measure::default() },
                 ..Options::default()
             };
             let code = program::generate(Hook::FromPod, &parameters, &options).unwrap();

@@ -12,7 +12,7 @@ use netpolc_table::{
 };
 use netpolc_target::{
     DropReason::{Policy, SpoofedSource, StateFull},
-    Hook, Mark,
+    Hook, Judged, Mark, Noted,
     semantics::{Event, HAS_PORTS, Phase, ip},
 };
 
@@ -148,6 +148,8 @@ impl Mem {
         transport: &Transport,
     ) -> Answer {
         let tuple = tuple(context.endpoint, context.hook, source, destination, protocol, transport);
+        let remote = eval::remote(&self.program, tuple.remote);
+        self.recording.judge(Judged { word: context.word, remote });
         if self.is_forged(context, tuple.remote) {
             return Err(SpoofedSource);
         }
@@ -206,6 +208,7 @@ impl Mem {
         };
         if differs {
             *self.compared.entry(key).or_default() += 1;
+            self.recording.note(Noted::Differs);
         }
     }
 
@@ -284,6 +287,9 @@ impl Mem {
     ) -> Answer {
         let opens = matches!(event, Event::Open | Event::Datagram);
         if opens && !self.is_needed(context, &tuple, event, opening.mark) {
+            if event == Event::Open {
+                self.recording.note(Noted::Opened);
+            }
             return Ok(opening.mark);
         }
         // An opening of a connection that is over begins a new one.
@@ -301,6 +307,7 @@ impl Mem {
                 Ok(opening.mark)
             }
             _ if opens => {
+                self.recording.note(Noted::Opened);
                 let created = self.state.create(tuple, opening, self.now);
                 let isolated = context.word.flags & (Word::INGRESS | Word::EGRESS) != 0;
                 let refused = isolated && !context.exempt();

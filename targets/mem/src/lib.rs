@@ -4,7 +4,8 @@
 //!
 //! This module has [`Mem`] with its tables and counters. `parse` is steps 2 to 6, `datapath` the
 //! order of the steps, `icmp` step 7, `judge` step 8, and `translated` what comes after the
-//! translation of Services; `state` and `fragments` are what is remembered. Not here: speed.
+//! translation of Services; `state` and `fragments` are what is remembered, and `recording` what is
+//! recorded. Not here: speed.
 //!
 //! # Examples
 //!
@@ -41,6 +42,7 @@ mod fragments;
 mod icmp;
 mod judge;
 mod parse;
+mod recording;
 mod state;
 mod translated;
 
@@ -51,10 +53,10 @@ use netpolc_table::{
     schema::{EndpointKey, PortKey, TriedKey, Word, endpoint_key},
 };
 use netpolc_target::{
-    Capabilities, Compared, Datapath, DropReason, Error, Frame, Hook, Mark, Target, Verdict,
+    Capabilities, Compared, Datapath, DropReason, Error, Frame, Hook, Mark, Record, Target, Verdict,
 };
 
-use crate::{fragments::Fragments, state::State};
+use crate::{fragments::Fragments, recording::Recording, state::State};
 
 /// A target in memory, which can also be asked about packets.
 #[derive(Clone, Debug)]
@@ -67,6 +69,8 @@ pub struct Mem {
     now: Duration,
     drops: BTreeMap<(EndpointId, Hook, DropReason), u64>,
     compared: Compared,
+    /// What is recorded of packets.
+    recording: Recording,
     /// Why the last packet was dropped; None where it was not.
     last: Option<DropReason>,
 }
@@ -98,6 +102,7 @@ impl Mem {
             now: Duration::ZERO,
             drops: BTreeMap::new(),
             compared: Compared::new(),
+            recording: Recording::default(),
             last: None,
             capabilities,
         }
@@ -216,15 +221,19 @@ impl Datapath for Mem {
         // Step 0: a marked packet is judged by the sender's egress set first, also in front of
         // `to_pod`.
         let (mut at, mut answer) = ((EndpointId::default(), hook), Ok(Mark::Clear));
-        let mut mark = frame.mark;
+        let (mut mark, mut judge) = (frame.mark, hook);
+        self.recording.begin();
         if hook != Hook::FromPod && mark == Mark::Deferred {
             (at, answer) = self.judge_translated(frame);
+            judge = Hook::Translated;
             mark = answer.unwrap_or(mark);
         }
         if hook != Hook::Translated && answer.is_ok() {
             let (endpoint, judged) = self.judge_frame(hook, frame);
             (at, answer) = ((endpoint, hook), judged);
+            judge = hook;
         }
+        self.recording.end((judge, at.0), (frame, self.now), answer.err());
         self.last = answer.err();
         // `judge_frame` marks a packet that goes on to a Service. One that is marked and was not
         // judged at `translated`, because its hook is `from_pod`, keeps its mark.
@@ -245,5 +254,9 @@ impl Datapath for Mem {
 
     fn explain_last(&self) -> Option<DropReason> {
         self.last
+    }
+
+    fn records(&mut self) -> Result<Option<Vec<Record>>, Error> {
+        Ok(Some(self.recording.take()))
     }
 }

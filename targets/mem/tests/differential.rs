@@ -92,6 +92,7 @@ fn mem_agrees_with_itself_and_all_drop_reasons_occur() {
         let agreed =
             compare(&mut left, &mut right, seed, 4000).expect("no errors").expect("the same");
         assert!(agreed.passed > 800 && agreed.dropped > 800, "seed {seed}: {agreed:?}");
+        assert!(agreed.recorded > agreed.dropped, "seed {seed}: {agreed:?}");
         reasons.extend(left.drops().keys().map(|(_, _, reason)| *reason));
         assert!(
             (1..=2).all(|endpoint| left.connections(EndpointId::new(endpoint)) <= 48),

@@ -179,7 +179,10 @@ impl Rig {
             let code = program::generate(
                 case.hook(),
                 &parameters,
-                &Options { measure: Measure { stage, vary: Some(vary) }, ..Options::default() },
+                &Options {
+                    measure: Measure { stage, vary: Some(vary), ..Measure::default() },
+                    ..Options::default()
+                },
             )?;
             let descriptor = |map| match map {
                 MapRef::Table(id) => maps.fd(id),

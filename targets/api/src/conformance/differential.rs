@@ -6,7 +6,11 @@
 //! within two seconds of a timeout, since a datapath may refresh only once a second and a kernel's
 //! clock does not stand still.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
 
 use netpolc_table::{
     ActionId, PortClassId, Program, RowId, TableId, Write,
@@ -21,7 +25,7 @@ use super::{
     },
 };
 use crate::{
-    Arrival, Error, Frame, Hook, Mark, Verdict,
+    Arrival, Error, Frame, Hook, Mark, Record, Verdict,
     frame::{
         Extension, Fragment, MACS, More, Packet, Tag, arp, discovery, ethernet, icmp_error, quote,
         test_run_takes, truncate,
@@ -71,6 +75,8 @@ pub struct Agreed {
     /// Packets that both counted as different from what is only tried; 0 where one of them does not
     /// compare.
     pub compared: usize,
+    /// Records that both made; 0 where one of them does not record.
+    pub recorded: usize,
 }
 
 /// Random events; equal seeds give equal ones.
@@ -417,6 +423,8 @@ pub fn compare(
     }
     super::fill(left, &program)?;
     super::fill(right, &program)?;
+    // What was recorded before is nobody's here.
+    (left.records()?, right.records()?);
     let mut agreed = Agreed::default();
     let mut history: Vec<String> = vec![];
     for (event, happens) in Events::new(seed).take(count).enumerate() {
@@ -441,6 +449,7 @@ pub fn compare(
                     _ => format!("{verdict:?}"),
                 };
                 let counts = (left.compared()?, right.compared()?);
+                let recorded = (timeless(left.records()?), timeless(right.records()?));
                 let (mut left, mut right) = (explained(l, left), explained(r, right));
                 let mut parted = l != r;
                 if let (Some(a), Some(b)) = counts {
@@ -450,6 +459,14 @@ pub fn compare(
                         right.push_str(&format!(", compared {b:?}"));
                     }
                     agreed.compared = a.values().sum::<u64>() as usize;
+                }
+                if let (Some(a), Some(b)) = recorded {
+                    agreed.recorded += a.len();
+                    if a != b {
+                        parted = true;
+                        left.push_str(&format!(", recorded {a:?}"));
+                        right.push_str(&format!(", recorded {b:?}"));
+                    }
                 }
                 if parted {
                     return Ok(Err(Box::new(Mismatch {
@@ -517,6 +534,12 @@ pub fn fuzz_frame(
     }
     let (left, right) = (format!("{l:?}"), format!("{r:?}"));
     Ok(Err(Box::new(Mismatch { seed: 0, event: 0, hook, frame, left, right, history: vec![] })))
+}
+
+/// Records without what differs from one datapath to the other.
+fn timeless(records: Option<Vec<Record>>) -> Option<Vec<Record>> {
+    let same = |record| Record { at: SystemTime::UNIX_EPOCH, epoch: 0, ..record };
+    records.map(|all| all.into_iter().map(same).collect())
 }
 
 /// The bytes as hexadecimal digits, two for each.

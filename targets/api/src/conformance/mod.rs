@@ -25,7 +25,7 @@ use std::{fmt, time::Duration};
 
 use netpolc_table::{IfIndex, Program, Write};
 
-use crate::{Arrival, Datapath, Error, Frame, Hook, Mark, Target, Verdict};
+use crate::{Arrival, Datapath, Error, Frame, Hook, Mark, Noted, Target, Verdict};
 
 pub use cases::cases;
 pub use tables::{clear, fill};
@@ -65,6 +65,8 @@ pub enum Step {
     Advance(Duration),
     /// The program changes by this write.
     Write(Write),
+    /// What the last packet was noted as, in this order, where the target records (S87).
+    Noted(Vec<Noted>),
 }
 
 impl Case {
@@ -202,6 +204,12 @@ impl Case {
         self.steps.push(Step::Write(write));
         self
     }
+
+    /// The last packet is noted as this and nothing else.
+    pub fn noted(mut self, noted: &[Noted]) -> Self {
+        self.steps.push(Step::Noted(noted.to_vec()));
+        self
+    }
 }
 
 /// A step at which a target did not do what it must.
@@ -288,6 +296,20 @@ pub fn run_matching<T: Subject>(mut make: impl FnMut() -> T, filter: &str) -> Re
     report
 }
 
+/// Does what a packet is noted as say that it was dropped, once and for the reason that the target
+/// gives, exactly where it was (S87)?
+fn says(noted: &[Noted], verdict: Verdict, subject: &dyn Subject) -> bool {
+    let dropped: Vec<&Noted> =
+        noted.iter().filter(|noted| matches!(noted, Noted::Dropped(_))).collect();
+    match (verdict, &dropped[..]) {
+        (Verdict::Drop, [Noted::Dropped(reason)]) => {
+            subject.explain_last().is_none_or(|last| last == *reason)
+        }
+        (Verdict::Drop, _) => false,
+        (Verdict::Next | Verdict::Defer, dropped) => dropped.is_empty(),
+    }
+}
+
 fn run_cases<T: Subject>(make: &mut impl FnMut() -> T, cases: &[Case], report: &mut Report) {
     let mut reused: Option<T> = None;
     for case in cases {
@@ -308,8 +330,17 @@ pub fn run_case(subject: &mut dyn Subject, case: &Case, report: &mut Report) {
     if let Err(error) = fill(subject, &case.program) {
         return report.fail_error(&case.name, 0, "fill the tables", &error);
     }
+    // What was recorded before is nobody's here.
+    if let Err(error) = subject.records() {
+        return report.fail_error(&case.name, 0, "read the records", &error);
+    }
+    let mut last: Option<Vec<Noted>> = None;
     for (i, step) in case.steps.iter().enumerate() {
         let failure = match step {
+            Step::Noted(expected) => {
+                let differs = last.as_ref().filter(|noted| *noted != expected);
+                differs.map(|noted| ("noted", format!("{expected:?}"), format!("{noted:?}")))
+            }
             Step::Advance(by) => {
                 subject.advance(*by).err().map(|e| ("advance", "no error".into(), e.to_string()))
             }
@@ -319,8 +350,14 @@ pub fn run_case(subject: &mut dyn Subject, case: &Case, report: &mut Report) {
             Step::Packet { what, hook, frame, expected } => {
                 report.packets += 1;
                 let got = subject.packet(*hook, frame);
+                last = match subject.records() {
+                    Ok(records) => records.map(|all| all.iter().map(|r| r.noted).collect()),
+                    Err(error) => return report.fail_error(&case.name, i, what, &error),
+                };
+                let unnoted = last.as_deref().filter(|noted| !says(noted, *expected, subject));
                 if got.as_ref().ok() == Some(expected) {
-                    None
+                    unnoted
+                        .map(|noted| (what.as_str(), "what is noted".into(), format!("{noted:?}")))
                 } else {
                     let got = got.map_or_else(
                         |e| e.to_string(),

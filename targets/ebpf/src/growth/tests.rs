@@ -238,7 +238,7 @@ fn s59_nothing_is_lost_while_packets_come() {
         };
         let parameters = Parameters { capacities: maps.capacities, seed, clock };
         let options = Options {
-            measure: Measure { stage: Stage::Full, vary: Some(vary) },
+            measure: Measure { vary: Some(vary), ..Measure::default() },
             ..Options::default()
         };
         let code = program::generate(Hook::FromPod, &parameters, &options).unwrap();

@@ -4,18 +4,18 @@
 //!
 //! Not here: the code that reads them (`program`).
 
-use netpolc_target::semantics::{
-    DropReason, Event, FRAGMENT_SECONDS, Phase, Side, icmp, ip, seconds,
-};
+use netpolc_target::semantics::{Event, FRAGMENT_SECONDS, Phase, Side, icmp, ip, seconds};
 
 /// The size of the map's value in bytes.
 pub const SIZE: usize = 4096;
-/// u64: how many jiffies are added to the kernel's clock (`Datapath::advance`). This and [`HOLD`]
-/// are the only words that change after the map is made.
+/// u64: how many jiffies are added to the kernel's clock (`Datapath::advance`). This, [`HOLD`] and
+/// [`EPOCH`] are the only words that change after the map is made.
 pub const TIME_OFFSET: usize = 0;
 /// u64: not 0 while some interface does not carry the program that judges packets to Services. No
 /// new connection goes on to one then.
 pub const HOLD: usize = 16;
+/// u64: how often the tables were changed, as records say.
+pub const EPOCH: usize = 24;
 /// u32: the lifetime of a fragment's verdict, in ticks.
 pub const FRAGMENT_TICKS: usize = 8;
 /// u32 `[8][8]`: the lifetime of an entry in ticks, by [`Protocol`] and phase.
@@ -271,12 +271,6 @@ pub fn image(clock: Clock) -> Vec<u8> {
     }
     image
 }
-
-/// How many places for reasons (`semantics::DropReason`) the counter map has per endpoint and
-/// direction.
-pub const REASONS: usize = 16;
-const _: () =
-    assert!(DropReason::ALL.len() <= REASONS, "the counter map has a place for each reason");
 
 #[cfg(test)]
 mod tests {

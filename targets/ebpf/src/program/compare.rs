@@ -9,7 +9,7 @@
 //! Not here: whether a direction needs entries because of it (`policy`, `if_needed`).
 
 use netpolc_table::schema::Family;
-use netpolc_target::Hook;
+use netpolc_target::{Hook, Noted};
 
 use super::{Generator, helper, isolation, mark, stack, trial};
 use crate::{
@@ -48,6 +48,7 @@ impl Generator<'_> {
         }
         self.a.load(Size::Dw, R5, Fp, stack::PROTOCOL);
         self.class(family);
+        self.a.store(Size::Dw, Fp, stack::CLASS, R4);
         self.row(hook, family);
         let a = &mut self.a;
         a.jump_if(Cond::Eq, R1, i32::from(ROW_PERMIT), back);
@@ -90,7 +91,7 @@ impl Generator<'_> {
         a.jump(judge);
     }
 
-    /// Counts the packet under the key on the stack. Changes R0-R5.
+    /// Counts the packet under the key on the stack, and notes it. Changes R0-R5 and R7.
     pub(super) fn count_compared(&mut self) {
         let (known, done) = (self.a.label(), self.a.label());
         let a = &mut self.a;
@@ -113,6 +114,8 @@ impl Generator<'_> {
         a.mov(R1, 1);
         a.atomic_add(R0, 0, R1);
         a.bind(done);
+        a.mov(R1, Noted::Differs.slot() as i32);
+        self.note();
     }
 
     /// Goes to `differs` where what is only tried in `direction` would answer otherwise; otherwise

@@ -302,6 +302,7 @@ impl Generator<'_> {
             (self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let again = self.a.label();
         self.a.bind(create);
+        self.opened();
         self.a.bind(again);
         self.bucket_again(0);
         self.a.note("state: a free way of the first bucket");

@@ -1,16 +1,13 @@
-//! The exits, at which every way through a program ends: Next, Drop with its counter, the mark, and
-//! the record of a first fragment.
+//! The exits, at which every way through a program ends: Next, Drop, the mark, and the record of a
+//! first fragment.
 //!
 //! Not here: the exits of packets that were translated ([`super::translated`]).
 
 use netpolc_table::schema::Word;
-use netpolc_target::{Hook, semantics::DropReason};
+use netpolc_target::{Hook, Noted, semantics::DropReason};
 
 use super::{Generator, NEXT, SHOT, ctx, isolation, mark, stack};
-use crate::{
-    asm::{Alu, Cond, Reg::*, Size},
-    layout::{MapId, config},
-};
+use crate::asm::{Alu, Cond, Reg::*, Size};
 
 impl Generator<'_> {
     /// Generates all exits. A block that nothing jumps to is left out, since the verifier refuses
@@ -25,6 +22,7 @@ impl Generator<'_> {
             if self.a.used(early) {
                 self.a.note(format!("refuse where isolated or guarded: {}", reason.name()));
                 self.a.bind(early);
+                self.if_unproven();
                 self.word_flags();
                 self.a.jump_if(Cond::Set, R1, isolated | guarded, deny);
                 self.a.jump(next);
@@ -32,17 +30,7 @@ impl Generator<'_> {
             if self.a.used(refuse) {
                 self.a.note(format!("refuse where isolated: {}", reason.name()));
                 self.a.bind(refuse);
-                // A packet whose source is unproven is refused whatever else is wrong with it, so
-                // that nothing leaves under a foreign address.
-                if hook == Hook::FromPod {
-                    self.a.peek(R1, stack::MARKS);
-                    self.a.jump_if(
-                        Cond::Set,
-                        R1,
-                        mark::UNPROVEN,
-                        self.deny[DropReason::SpoofedSource as usize],
-                    );
-                }
+                self.if_unproven();
                 self.word_flags();
                 self.a.jump_if(Cond::Set, R1, isolated, deny);
                 self.a.jump(next);
@@ -69,20 +57,9 @@ impl Generator<'_> {
             }
         }
         if self.a.used(drop) {
+            self.a.bind(drop);
+            self.note();
             let a = &mut self.a;
-            a.note("counter: endpoint, direction, reason");
-            a.bind(drop);
-            a.load(Size::Dw, R2, Fp, stack::ENDPOINT);
-            a.alu(Alu::And, R2, self.p.capacities.endpoints as i32 - 1);
-            a.alu(Alu::Lsh, R2, 1);
-            a.alu(Alu::Add, R2, i32::from(hook != Hook::ToPod));
-            a.alu(Alu::Lsh, R2, config::REASONS.ilog2() as i32);
-            a.alu(Alu::Add, R2, R1);
-            a.alu(Alu::Lsh, R2, 3);
-            a.map_value(R3, MapId::Counter, 0);
-            a.alu(Alu::Add, R3, R2);
-            a.mov(R1, 1);
-            a.atomic_add(R3, 0, R1);
             // R7 is the verdict that a first fragment's record gets.
             a.mov(R7, SHOT);
             a.peek(R1, stack::MARKS);
@@ -102,7 +79,8 @@ impl Generator<'_> {
             a.note("permit");
             a.bind(allow);
             a.peek(R1, stack::MARKS);
-            a.jump_if(Cond::Set, R1, mark::FIRST | mark::DEFER | mark::WOULD_DENY, rare);
+            let all = mark::FIRST | mark::DEFER | mark::WOULD_DENY | mark::OPENED;
+            a.jump_if(Cond::Set, R1, all, rare);
         }
         self.a.note("next");
         self.a.bind(next);
@@ -112,11 +90,17 @@ impl Generator<'_> {
             let deferred = self.a.label();
             self.a.bind(rare);
             if self.compares() {
-                let (plain, done) = (self.a.label(), self.a.label());
+                let (plain, known, done) = (self.a.label(), self.a.label(), self.a.label());
                 self.a.alu(Alu::And, R1, mark::WOULD_DENY);
                 self.a.jump_if(Cond::Eq, R1, 0, plain);
                 self.count_compared();
                 self.a.bind(plain);
+                self.a.peek(R1, stack::MARKS);
+                self.a.alu(Alu::And, R1, mark::OPENED);
+                self.a.jump_if(Cond::Eq, R1, 0, known);
+                self.a.mov(R1, Noted::Opened.slot() as i32);
+                self.note();
+                self.a.bind(known);
                 self.a.peek(R1, stack::MARKS);
                 self.a.alu(Alu::And, R1, mark::FIRST | mark::DEFER);
                 self.a.jump_if(Cond::Ne, R1, 0, done);
@@ -144,6 +128,16 @@ impl Generator<'_> {
             self.a.bind(done);
             self.a.mov(R0, R7);
             self.a.exit();
+        }
+    }
+
+    /// A packet whose source is unproven is refused whatever else is wrong with it, so that nothing
+    /// leaves under a foreign address. Changes R1.
+    fn if_unproven(&mut self) {
+        if self.hook == Hook::FromPod {
+            let spoofed = self.deny(DropReason::SpoofedSource);
+            self.a.peek(R1, stack::MARKS);
+            self.a.jump_if(Cond::Set, R1, mark::UNPROVEN, spoofed);
         }
     }
 

@@ -72,14 +72,17 @@ impl Generator<'_> {
 
         let (allow, orphan, unknown, half) =
             (self.allow, self.a.label(), self.deny(IcmpError), self.a.label());
-        let full = self.a.label();
+        let (full, homeless) = (self.a.label(), self.a.label());
         let a = &mut self.a;
         a.note("state: no table");
         a.bind(none);
         a.load(Size::Dw, R1, Fp, stack::ASKS);
         a.jump_if(Cond::Ne, R1, Asks::Allowed as i32, absent);
-        self.if_opening(full);
+        self.if_opening(homeless);
+        self.a.bind(homeless);
+        self.opened();
         let a = &mut self.a;
+        a.jump(full);
         a.note("state: no live entry");
         a.bind(absent);
         a.load(Size::Dw, R1, Fp, stack::ASKS);
@@ -420,6 +423,8 @@ impl Generator<'_> {
         a.alu(Alu::And, R1, 7);
         a.jump_if(Cond::Lt, R1, Phase::Closing as i32, touch);
         a.bind(renew);
+        self.opened();
+        let a = &mut self.a;
         // A connection that is over begins anew in the same slot: whoever is faster makes the same
         // entry. Stored by a register, since old verifiers do not track constants that are stored
         // directly.

@@ -15,6 +15,18 @@ pub struct Measure {
     pub stage: Stage,
     /// How packets vary from run to run; None where they stay as they are.
     pub vary: Option<Vary>,
+    /// Whether packets are recorded.
+    pub records: Records,
+}
+
+/// Whether a program records packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Records {
+    /// The program counts only.
+    Without,
+    /// The program records, as always.
+    #[default]
+    Kept,
 }
 
 /// How much of a program is generated.

@@ -11,7 +11,8 @@
 //! state     connection state: replies, openings             (lookup, entry)
 //! fragment, icmp: the rare packets                          (fragment, icmp)
 //! translated: packets to Services, after translation        (translated; in front of to_pod, too)
-//! exits     allow, deny, refuse: counters, records          (exits)
+//! exits     allow, deny, refuse: counters                   (exits)
+//! note      counters and records of packets                 (note)
 //! ```
 //! Each hook is one function that calls nothing but the kernel's helpers. IPv4 and IPv6 have their
 //! own copies of every step. Headers are read by direct packet access. Where that does not reach (a
@@ -51,12 +52,13 @@ mod ipv6;
 mod lookup;
 #[cfg(feature = "measure")]
 mod measure;
+mod note;
 mod parse;
 mod policy;
 mod translated;
 
 #[cfg(feature = "measure")]
-pub use measure::{Measure, Port, Stage, Vary};
+pub use measure::{Measure, Port, Records, Stage, Vary};
 use netpolc_table::schema::Word;
 use netpolc_target::{
     Hook,
@@ -119,6 +121,15 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Whether packets are recorded, as always but in measurements.
+    fn records(&self) -> bool {
+        #[cfg(feature = "measure")]
+        let records = self.measure.records == Records::Kept;
+        #[cfg(not(feature = "measure"))]
+        let records = true;
+        records
+    }
+
     /// Whether the whole program is generated, as always but in measurements.
     fn is_whole(&self) -> bool {
         #[cfg(feature = "measure")]
@@ -153,7 +164,10 @@ mod helper {
     pub const MAP_UPDATE: i32 = 2;
     pub const SKB_LOAD_BYTES: i32 = 26;
     pub const JIFFIES64: i32 = 118;
+    pub const KTIME_GET_NS: i32 = 5;
     pub const RINGBUF_OUTPUT: i32 = 130;
+    pub const RINGBUF_RESERVE: i32 = 131;
+    pub const RINGBUF_SUBMIT: i32 = 132;
 }
 
 /// The stack, by offset from the frame pointer.
@@ -233,6 +247,8 @@ mod mark {
     pub const WOULD_DENY: i32 = 16;
     /// The packet is a datagram that the tables deny, and that what is only tried would permit.
     pub const WOULD_PERMIT: i32 = 32;
+    /// The packet opens a connection, if it is permitted (S87).
+    pub const OPENED: i32 = 64;
 }
 
 /// Why the state tables are asked.
@@ -514,6 +530,7 @@ impl Generator<'_> {
         a.mov(R1, R3);
         a.alu(Alu::Rsh, R1, 56);
         a.store(Size::Dw, Fp, stack::MARKS, R1);
+        a.store(Size::Dw, Fp, stack::CLASS, R1);
     }
 
     /// From the interface to the endpoint's word. A packet goes on at once where the pod neither
@@ -532,6 +549,7 @@ impl Generator<'_> {
             a.map_value(R2, MapId::Endpoint, 0);
             a.store(Size::Dw, Fp, stack::RECORD, R2);
             a.store(Size::Dw, Fp, stack::MARKS, 0);
+            a.store(Size::Dw, Fp, stack::CLASS, 0);
             return;
         }
         a.load(Size::W, R7, R6, ctx::IFINDEX);

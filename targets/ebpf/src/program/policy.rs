@@ -106,8 +106,15 @@ impl Generator<'_> {
         a.jump(state);
         if self.compares() {
             let a = &mut self.a;
-            a.note("needs no entry: an answer?");
+            a.note("needs no entry: an opening, or an answer?");
             a.bind(unneeded);
+            let datagram = a.label();
+            a.peek(R1, stack::EVENT);
+            a.jump_if(Cond::Ne, R1, i32::from(code::OPEN), datagram);
+            self.opened();
+            let a = &mut self.a;
+            a.jump(allow);
+            a.bind(datagram);
             a.peek(R1, stack::MARKS);
             a.alu(Alu::And, R1, mark::WOULD_DENY);
             a.jump_if(Cond::Eq, R1, 0, allow);

@@ -61,7 +61,9 @@ impl Generator<'_> {
         // A marked packet without a sender is dropped, and counted for endpoint 0.
         a.bind(nobody);
         a.store(Size::Dw, Fp, stack::ENDPOINT, 0);
-        a.store(Size::Dw, Fp, stack::MARKS, 0);
+        for word in [stack::MARKS, stack::WORD, stack::CLASS] {
+            a.store(Size::Dw, Fp, word, 0);
+        }
         a.jump(policy);
         a.bind(parse);
     }
@@ -71,6 +73,7 @@ impl Generator<'_> {
         let (allow, policy) = (self.allow, self.deny(Policy));
         self.a.note("translated: the sender's egress set");
         self.class(family);
+        self.a.store(Size::Dw, Fp, stack::CLASS, R4);
         self.tables(Hook::FromPod, family, Of::Packet, allow);
         self.own(family, allow, policy);
     }

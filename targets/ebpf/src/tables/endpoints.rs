@@ -188,6 +188,16 @@ fn endpoints(maps: &Maps) -> impl Iterator<Item = EndpointId> + use<> {
     (1..=(maps.capacities.endpoints - 1) as u16).map(EndpointId::new)
 }
 
+/// The word of an endpoint in a value of the map.
+pub(crate) fn word_of(value: u64) -> Word {
+    Word {
+        ingress_set: SetId::new(value as u16),
+        egress_set: SetId::new((value >> 16) as u16),
+        born_set: SetId::new((value >> endpoint::BORN_SHIFT) as u16),
+        flags: (value >> endpoint::FLAGS_SHIFT) as u8,
+    }
+}
+
 impl Endpoints {
     /// Finds what is in the maps. A writer completes what a killed process began.
     pub fn open(maps: &Maps, access: Access) -> Result<Self, Error> {
@@ -507,12 +517,7 @@ impl Endpoints {
         };
         for id in endpoints(maps) {
             let value = record(maps, id)[endpoint::WORD / 8].load(Acquire);
-            let word = Word {
-                ingress_set: SetId::new(value as u16),
-                egress_set: SetId::new((value >> 16) as u16),
-                born_set: SetId::new((value >> endpoint::BORN_SHIFT) as u16),
-                flags: (value >> endpoint::FLAGS_SHIFT) as u8,
-            };
+            let word = word_of(value);
             match presence(maps, id).load(Acquire) {
                 PRESENT => drop(
                     into.table_mut(TableId::Endpoint)

@@ -6,7 +6,7 @@
 //! module. There is one writer at a time. Not here: when to grow (`target/sizes`), and the state
 //! that packets make (`state`).
 
-mod endpoints;
+pub(crate) mod endpoints;
 mod exact;
 mod ports;
 mod rows;

@@ -8,14 +8,16 @@ use std::{
     time::Duration,
 };
 
-use netpolc_target::{Arrival, Datapath, Error, Frame, Hook, Verdict, semantics::DropReason};
+use netpolc_target::{
+    Arrival, Datapath, Error, Frame, Hook, Record, Recorder as _, Verdict, semantics::DropReason,
+};
 
 use super::Ebpf;
 use crate::{
     layout::{self, MapId},
     maps::Maps,
     program::Sockets,
-    state,
+    recorder, state,
     sys::{self, refused},
 };
 
@@ -77,6 +79,21 @@ impl Datapath for Ebpf {
     /// Found by the endpoint's counters, which packets on real interfaces increase too.
     fn explain_last(&self) -> Option<DropReason> {
         self.last_drop
+    }
+
+    /// The first call says only that there are records from now on.
+    fn records(&mut self) -> Result<Option<Vec<Record>>, Error> {
+        let reader = match &mut self.records {
+            Some(reader) => reader,
+            none => {
+                let mut reader = recorder::Reader::new(&self.generation.tables.maps, &self.board)?;
+                reader.refill(u32::MAX);
+                none.insert(reader)
+            }
+        };
+        let mut records = Vec::new();
+        reader.read(usize::MAX, &mut |record| records.push(record))?;
+        Ok(Some(records))
     }
 
     fn advance(&mut self, by: Duration) -> Result<(), Error> {

@@ -244,6 +244,7 @@ impl Ebpf {
         // No packet runs an old program after this, so that its counters are final.
         self.grace.wait()?;
         state::add_counts(&old.tables.maps, &self.generation.tables.maps)?;
+        self.board.follow(&self.generation.tables.maps)?;
         if let Some(pins) = &self.pins {
             pins.discard(&pins.generation(old.number))?;
         }

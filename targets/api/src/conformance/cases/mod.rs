@@ -7,6 +7,7 @@ mod errors;
 mod fragments;
 mod gated;
 mod policy;
+mod records;
 mod services;
 mod source;
 mod wire;
@@ -26,6 +27,7 @@ pub fn cases() -> Vec<Case> {
         errors::cases(),
         gated::cases(),
         services::cases(),
+        records::cases(),
     ]
     .concat()
 }

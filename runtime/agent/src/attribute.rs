@@ -1,0 +1,331 @@
+//! Who and which rule is behind a record: from ids and bytes to a [`Flow`] (S88).
+//!
+//! A record names sets and classes by ids, which mean something by the program of its moment. What
+//! an update has changed meanwhile is looked up as it was before ([`Before`]). Not here: when
+//! records are read ([`crate::observe`]).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use netpolc_policy::{AddressBook, Cluster, Direction, ObjectKey};
+use netpolc_table::{
+    EndpointId, Entry, Key, Origin, Origins, Program, TableId, TierAction,
+    delta::Changes,
+    eval,
+    schema::{Answer, Word, base_key, row_key, tried_key, verdict_key},
+};
+use netpolc_target::{Hook, Judged, Noted, Record};
+
+use crate::flow::{Flow, Peer, Verdict};
+
+/// What an update has changed, as it was before.
+#[derive(Debug, Default)]
+pub(crate) struct Before(BTreeMap<(TableId, Key), Option<Entry>>);
+
+impl Before {
+    /// Takes what these changes have replaced.
+    pub fn of(changes: &Changes) -> Self {
+        let all = changes.entries.iter().map(|(at, (before, _))| (at.clone(), before.clone()));
+        Self(all.collect())
+    }
+}
+
+/// Everything that a record is seen by.
+pub(crate) struct Sight<'a> {
+    pub node: &'a Arc<str>,
+    pub program: &'a Program,
+    /// What the last update has replaced, for records that are older than its end.
+    pub before: &'a Before,
+    /// The number of updates that have ended.
+    pub epoch: u32,
+    pub cluster: &'a Cluster,
+    pub book: &'a AddressBook,
+    /// The Services by their addresses.
+    pub services: &'a BTreeMap<IpAddr, ObjectKey>,
+    pub nodes: &'a BTreeMap<IpAddr, Arc<str>>,
+    /// The pods by their endpoints.
+    pub pods: &'a BTreeMap<EndpointId, &'a ObjectKey>,
+}
+
+/// What a packet says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Packet {
+    ends: Option<(IpAddr, IpAddr)>,
+    protocol: Option<u8>,
+    ports: Option<(u16, u16)>,
+    tcp_flags: Option<u8>,
+    icmp: Option<[u8; 2]>,
+}
+
+impl Packet {
+    /// Reads as much as there is.
+    fn read(frame: &[u8]) -> Self {
+        let mut packet = Packet::default();
+        let Ok(sliced) = LaxSlicedPacket::from_ethernet(frame) else { return packet };
+        match &sliced.net {
+            Some(LaxNetSlice::Ipv4(ip)) => {
+                let header = ip.header();
+                packet.ends = Some((header.source_addr().into(), header.destination_addr().into()));
+                packet.protocol = Some(ip.payload().ip_number.0);
+            }
+            Some(LaxNetSlice::Ipv6(ip)) => {
+                let header = ip.header();
+                packet.ends = Some((header.source_addr().into(), header.destination_addr().into()));
+                packet.protocol = Some(ip.payload().ip_number.0);
+            }
+            _ => {}
+        }
+        match &sliced.transport {
+            Some(TransportSlice::Tcp(tcp)) => {
+                packet.ports = Some((tcp.source_port(), tcp.destination_port()));
+                packet.tcp_flags = tcp.slice().get(13).copied();
+            }
+            Some(TransportSlice::Udp(udp)) => {
+                packet.ports = Some((udp.source_port(), udp.destination_port()));
+            }
+            Some(TransportSlice::Icmpv4(icmp)) => {
+                packet.icmp = Some([icmp.type_u8(), icmp.code_u8()]);
+            }
+            Some(TransportSlice::Icmpv6(icmp)) => {
+                packet.icmp = Some([icmp.type_u8(), icmp.code_u8()]);
+            }
+            Some(TransportSlice::Igmp(_)) => {}
+            None => packet.read_on(sliced.net.as_ref()),
+        }
+        packet
+    }
+
+    /// What the library does not read: SCTP, and headers that are cut off behind the ports.
+    fn read_on(&mut self, net: Option<&LaxNetSlice<'_>>) {
+        let payload = match net {
+            Some(LaxNetSlice::Ipv4(ip)) if !ip.payload().fragmented => ip.payload().payload,
+            Some(LaxNetSlice::Ipv6(ip)) if !ip.payload().fragmented => ip.payload().payload,
+            _ => return,
+        };
+        if let (Some(6 | 17 | 132), Some(&[a, b, c, d])) = (self.protocol, payload.first_chunk()) {
+            self.ports = Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])));
+        }
+    }
+
+    /// What the table `port` is asked about it.
+    fn asked(&self) -> Option<u16> {
+        let icmp = || self.icmp.map(|[kind, code]| u16::from(kind) << 8 | u16::from(code));
+        self.ports.map(|(_, port)| port).or_else(icmp)
+    }
+}
+
+/// Turns a record into a flow.
+pub(crate) fn flow(record: &Record, sight: &Sight<'_>) -> Flow {
+    let packet = Packet::read(&record.frame);
+    let direction = match record.hook {
+        Hook::ToPod => Direction::Ingress,
+        Hook::FromPod | Hook::Translated => Direction::Egress,
+    };
+    let verdict = match record.noted {
+        Noted::Dropped(_) => Verdict::Denied,
+        Noted::Opened => Verdict::Allowed,
+        Noted::Differs => Verdict::Audit,
+    };
+    let reason = match record.noted {
+        Noted::Dropped(reason) => Some(reason.name().into()),
+        Noted::Opened | Noted::Differs => None,
+    };
+    let pod = sight.pods.get(&record.endpoint).copied();
+    let (ports, ends) = (packet.ports, packet.ends);
+    let end =
+        |address: Option<IpAddr>, port, own: bool| sight.peer(address, port, pod.filter(|_| own));
+    let sends = direction == Direction::Egress;
+    let origins = record.judged.map(|judged| sight.origins(record, judged, &packet, direction));
+    let origins = origins.unwrap_or_default();
+    let named = |each: &dyn Fn(&Origin) -> Option<String>| {
+        let texts: BTreeSet<String> = origins.as_slice().iter().filter_map(each).collect();
+        texts.into_iter().map(Arc::from).collect::<Vec<Arc<str>>>()
+    };
+    Flow {
+        time: Flow::nanos(record.at),
+        node: sight.node.clone(),
+        verdict,
+        reason,
+        direction,
+        source: end(ends.map(|e| e.0), ports.map(|p| p.0), sends),
+        destination: end(ends.map(|e| e.1), ports.map(|p| p.1), !sends),
+        pod: pod.map(|key| key.to_string().into()),
+        protocol: protocol(packet.protocol).into(),
+        tcp_flags: packet.tcp_flags.map(|flags| tcp_flags(flags).into()),
+        icmp: packet.icmp,
+        by: named(&|origin| Some(origin.to_string())),
+        policies: named(&policy),
+        bytes: record.length,
+    }
+}
+
+impl Sight<'_> {
+    fn entry(&self, record: &Record, table: TableId, key: &Key) -> Option<&Entry> {
+        if record.epoch != self.epoch
+            && let Some(before) = self.before.0.get(&(table, key.clone()))
+        {
+            return before.as_ref();
+        }
+        self.program.get(table, key)
+    }
+
+    /// What decided, by the ids in the record.
+    fn origins(
+        &self,
+        record: &Record,
+        Judged { word, remote }: Judged,
+        packet: &Packet,
+        direction: Direction,
+    ) -> Origins {
+        let (flag, set) = match direction {
+            Direction::Ingress => (Word::INGRESS, word.ingress_set),
+            Direction::Egress => (Word::EGRESS, word.egress_set),
+        };
+        let family = remote.class.family();
+        let number = packet.protocol.unwrap_or_default();
+        let port = eval::asked(family, number, packet.asked());
+        let class = eval::port_class(self.program, number, port);
+        let base = self.entry(record, TableId::Base, &base_key(set, family));
+        let row = self.entry(record, TableId::Row, &row_key(set, remote.class));
+        let found = row.or(base);
+        let all = |entry: Option<&Entry>, wanted: &dyn Fn(&Origin) -> bool| -> Origins {
+            let origins = entry.map(|entry| entry.origins.as_slice()).unwrap_or_default();
+            origins.iter().filter(|origin| wanted(origin)).cloned().collect()
+        };
+        if record.noted == Noted::Differs {
+            let row = Answer::of(found).row();
+            let key = row.map(|row| tried_key(row, class));
+            return all(key.and_then(|key| self.entry(record, TableId::Tried, &key)), &|_| true);
+        }
+        if word.flags & flag == 0 {
+            return Origins::default();
+        }
+        match record.noted {
+            Noted::Dropped(_) => {
+                // What isolates, and the rules of tiers that deny.
+                let denies =
+                    |o: &Origin| matches!(o, Origin::Tier { action: TierAction::Deny, .. });
+                let isolates = all(base, &isolates);
+                let denying = all(found, &denies);
+                isolates.as_slice().iter().chain(denying.as_slice()).cloned().collect()
+            }
+            Noted::Opened | Noted::Differs => {
+                let row = Answer::of(found).row();
+                let key = row.map(|row| verdict_key(row, class));
+                let ports = key.and_then(|key| self.entry(record, TableId::Verdict, &key));
+                let ports = all(ports, &|_| true);
+                let permits = |origin: &Origin| {
+                    let same = |p: &Origin| rule(p) == rule(origin);
+                    !isolates(origin)
+                        && (ports.as_slice().is_empty() || ports.as_slice().iter().any(same))
+                };
+                all(found, &permits)
+            }
+        }
+    }
+
+    /// Who is at an address.
+    fn peer(&self, address: Option<IpAddr>, port: Option<u16>, own: Option<&ObjectKey>) -> Peer {
+        let mut peer = Peer { address, port, ..Peer::default() };
+        let Some(address) = address else { return peer };
+        // The endpoint is known by itself, whoever else claims its address.
+        let holder = || self.book.holders(address).find(|key| self.is_active(key));
+        if let Some(pod) = own.or_else(holder).and_then(|key| self.cluster.pods.get(key)) {
+            peer.pod = Some(pod.key.to_string().into());
+            peer.labels = pod.labels.clone();
+            peer.node = pod.node.clone();
+            if let Some(owner) = &pod.owner {
+                peer.owned_by(owner);
+            }
+        } else if let Some(service) = self.services.get(&address) {
+            peer.service = Some(service.to_string().into());
+        } else {
+            peer.node = self.nodes.get(&address).cloned();
+        }
+        peer
+    }
+
+    fn is_active(&self, key: &ObjectKey) -> bool {
+        self.cluster.pods.get(key).is_some_and(|pod| pod.is_policed())
+    }
+}
+
+/// Does it name what isolates, and no rule?
+fn isolates(origin: &Origin) -> bool {
+    matches!(origin, Origin::Isolates { .. } | Origin::ByDefault | Origin::Group { rule: None, .. })
+}
+
+/// The policy and the number of a rule; None for what is no rule of a policy.
+fn rule(origin: &Origin) -> Option<(&str, String)> {
+    match origin {
+        Origin::Rule { policy, rule, .. } => Some((policy, rule.to_string())),
+        Origin::Tier { policy, rule, .. } => Some((policy, rule.to_string())),
+        Origin::Group { group, rule } => {
+            Some((group, rule.as_ref().map(|rule| rule.to_string()).unwrap_or_default()))
+        }
+        _ => None,
+    }
+}
+
+/// The policy or security group that an origin is part of.
+fn policy(origin: &Origin) -> Option<String> {
+    match origin {
+        Origin::Rule { policy, .. }
+        | Origin::Isolates { policy }
+        | Origin::Tier { policy, .. }
+        | Origin::Tried { policy } => Some(policy.to_string()),
+        Origin::Group { group, .. } => Some(group.to_string()),
+        _ => None,
+    }
+}
+
+fn protocol(number: Option<u8>) -> String {
+    match number {
+        Some(1) => "ICMP".into(),
+        Some(6) => "TCP".into(),
+        Some(17) => "UDP".into(),
+        Some(58) => "ICMPv6".into(),
+        Some(132) => "SCTP".into(),
+        Some(number) => format!("protocol-{number}"),
+        None => "unknown".into(),
+    }
+}
+
+fn tcp_flags(flags: u8) -> String {
+    const NAMES: [(u8, &str); 6] =
+        [(2, "SYN"), (16, "ACK"), (1, "FIN"), (4, "RST"), (8, "PSH"), (32, "URG")];
+    let set = NAMES.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, name)| *name);
+    set.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use netpolc_target::frame;
+
+    use super::*;
+
+    fn read(packet: frame::Packet) -> Packet {
+        Packet::read(&packet.build())
+    }
+
+    #[test]
+    fn packets_are_read_as_far_as_they_go() {
+        let [a, b] = ["10.0.0.1", "10.0.0.2"].map(|a| a.parse::<IpAddr>().unwrap());
+        let [c, d] = ["fd00::1", "fd00::2"].map(|a| a.parse::<IpAddr>().unwrap());
+        let tcp = read(frame::Packet::new(a, b).tcp(4000, 80, 2));
+        assert_eq!((tcp.ends, tcp.protocol), (Some((a, b)), Some(6)));
+        assert_eq!((tcp.ports, tcp.tcp_flags), (Some((4000, 80)), Some(2)));
+        let sctp = read(frame::Packet::new(c, d).sctp(4000, 3868, 1).payload(&[0; 16]));
+        assert_eq!((sctp.ports, sctp.protocol), (Some((4000, 3868)), Some(132)));
+        let ping = read(frame::Packet::new(c, d).icmp(128, 7).payload(b"ping"));
+        assert_eq!(ping.asked(), Some(128 << 8));
+        // Cut off behind the ports.
+        let whole = frame::Packet::new(a, b).udp(4000, 53).payload(b"question").build();
+        assert_eq!(Packet::read(&whole[..38]).ports, Some((4000, 53)));
+        assert_eq!(Packet::read(&whole[..10]), Packet::default());
+    }
+}
