@@ -13,10 +13,14 @@ use std::{
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use netpolc_policy::{AddressBook, Cluster, Direction, ObjectKey};
 use netpolc_table::{
-    EndpointId, Entry, Key, Origin, Origins, Program, TableId, TierAction,
+    Class, EndpointId, Entry, Key, Origin, Origins, PortClassId, Program, SetId, TableId,
+    TierAction,
     delta::Changes,
     eval,
-    schema::{Answer, Word, base_key, row_key, tried_key, verdict_key},
+    schema::{
+        Answer, Family, Leaf, PortKey, SetPortClass, Word, base_key, endpoint_key, remote_key,
+        row_key, tried_key, verdict_key,
+    },
 };
 use netpolc_target::{Hook, Judged, Noted, Record};
 
@@ -163,14 +167,54 @@ pub(crate) fn flow(record: &Record, sight: &Sight<'_>) -> Flow {
     }
 }
 
+/// By which program a record is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum View {
+    /// The one before the last update.
+    Before,
+    /// The present one.
+    Now,
+}
+
+/// What the tables were asked about one packet, by ids.
+struct Question {
+    noted: Noted,
+    /// The set that judged it; None where the direction is not isolated.
+    set: Option<SetId>,
+    tried: SetId,
+    class: Class,
+    protocol: u8,
+    /// What the table `port` is asked about.
+    port: Option<u16>,
+}
+
 impl Sight<'_> {
-    fn entry(&self, record: &Record, table: TableId, key: &Key) -> Option<&Entry> {
-        if record.epoch != self.epoch
-            && let Some(before) = self.before.0.get(&(table, key.clone()))
-        {
-            return before.as_ref();
+    fn entry(&self, view: View, table: TableId, key: &Key) -> Option<&Entry> {
+        let before = || self.before.0.get(&(table, key.clone()));
+        match view {
+            View::Before => match before() {
+                Some(entry) => entry.as_ref(),
+                None => self.program.get(table, key),
+            },
+            View::Now => self.program.get(table, key),
         }
-        self.program.get(table, key)
+    }
+
+    /// The port class by this view. An update may cut intervals of ports anew.
+    fn port_class(&self, view: View, protocol: u8, port: Option<u16>) -> PortClassId {
+        let now = || eval::port_class(self.program, protocol, port);
+        let (View::Before, Some(number)) = (view, port.map(u32::from)) else { return now() };
+        let first = (TableId::Port, Key::new([]));
+        let ports =
+            self.before.0.range(first..).take_while(|((table, _), _)| *table == TableId::Port);
+        let mut cut = ports.filter(|((_, key), _)| {
+            let PortKey { protocol: of, port: range } = PortKey::of(key);
+            of == protocol && (range.low..=range.high).contains(&number)
+        });
+        match cut.find_map(|(_, entry)| entry.as_ref()) {
+            Some(entry) => SetPortClass::of(entry).port_class,
+            None => now(),
+        }
     }
 
     /// What decided, by the ids in the record.
@@ -181,50 +225,109 @@ impl Sight<'_> {
         packet: &Packet,
         direction: Direction,
     ) -> Origins {
-        let (flag, set) = match direction {
-            Direction::Ingress => (Word::INGRESS, word.ingress_set),
-            Direction::Egress => (Word::EGRESS, word.egress_set),
-        };
-        let family = remote.class.family();
         let number = packet.protocol.unwrap_or_default();
-        let port = eval::asked(family, number, packet.asked());
-        let class = eval::port_class(self.program, number, port);
-        let base = self.entry(record, TableId::Base, &base_key(set, family));
-        let row = self.entry(record, TableId::Row, &row_key(set, remote.class));
-        let found = row.or(base);
-        let all = |entry: Option<&Entry>, wanted: &dyn Fn(&Origin) -> bool| -> Origins {
+        let ask = |view, word: Word, class: Class| {
+            let (flag, set) = match direction {
+                Direction::Ingress => (Word::INGRESS, word.ingress_set),
+                Direction::Egress => (Word::EGRESS, word.egress_set),
+            };
+            let port = eval::asked(class.family(), number, packet.asked());
+            let question = Question {
+                noted: record.noted,
+                set: (word.flags & flag != 0).then_some(set),
+                tried: set,
+                class,
+                protocol: number,
+                port,
+            };
+            self.explained(&question, view)
+        };
+        let recorded = |view| ask(view, word, remote.class);
+        if record.epoch == self.epoch {
+            return recorded(View::Now).unwrap_or_default();
+        }
+        let far = packet.ends.map(|(from, to)| match direction {
+            Direction::Ingress => from,
+            Direction::Egress => to,
+        });
+        // A packet that came while an update was under way may have met some tables as they were
+        // before and some as they are now, and has got the answer of either.
+        let is_born = word.ingress_set == word.born_set;
+        let at = |view| {
+            let mut now = self.word(view, record.endpoint);
+            if is_born {
+                now.ingress_set = now.born_set;
+            }
+            (now, far.map_or(remote.class, |address| self.class(view, address)))
+        };
+        let before = at(View::Before);
+        let whole = (before == (word, remote.class)).then(|| recorded(View::Before)).flatten();
+        let (now, class) = at(View::Now);
+        whole
+            .or_else(|| ask(View::Now, now, class))
+            .or_else(|| ask(View::Before, before.0, before.1))
+            .or_else(|| recorded(View::Before))
+            .or_else(|| recorded(View::Now))
+            .unwrap_or_default()
+    }
+
+    /// The endpoint's word by this view.
+    fn word(&self, view: View, endpoint: EndpointId) -> Word {
+        self.entry(view, TableId::Endpoint, &endpoint_key(endpoint))
+            .map(Word::of)
+            .unwrap_or_default()
+    }
+
+    /// The class of an address by this view. Of what an update changes, whole addresses are seen as
+    /// they were before, and blocks as they are.
+    fn class(&self, view: View, address: IpAddr) -> Class {
+        let family = Family::of(address);
+        let key = remote_key(address, family.bits());
+        let known = self.entry(view, TableId::remote(family), &key);
+        match known {
+            Some(entry) => Leaf::of(family, entry).class,
+            None => eval::remote(self.program, address).class,
+        }
+    }
+
+    /// What decided by this view; None where it decides otherwise.
+    fn explained(&self, question: &Question, view: View) -> Option<Origins> {
+        let Question { noted, set, tried, class, protocol, port } = *question;
+        let port_class = self.port_class(view, protocol, port);
+        let base = |set| self.entry(view, TableId::Base, &base_key(set, class.family()));
+        let found = |set| self.entry(view, TableId::Row, &row_key(set, class)).or(base(set));
+        let of = |entry: Option<&Entry>, wanted: &dyn Fn(&Origin) -> bool| -> Vec<Origin> {
             let origins = entry.map(|entry| entry.origins.as_slice()).unwrap_or_default();
             origins.iter().filter(|origin| wanted(origin)).cloned().collect()
         };
-        if record.noted == Noted::Differs {
-            let row = Answer::of(found).row();
-            let key = row.map(|row| tried_key(row, class));
-            return all(key.and_then(|key| self.entry(record, TableId::Tried, &key)), &|_| true);
+        if noted == Noted::Differs {
+            let row = Answer::of(found(tried)).row()?;
+            let entry = self.entry(view, TableId::Tried, &tried_key(row, port_class))?;
+            return Some(entry.origins.clone());
         }
-        if word.flags & flag == 0 {
-            return Origins::default();
-        }
-        match record.noted {
-            Noted::Dropped(_) => {
+        let set = set?;
+        let found = found(set);
+        let ports = match Answer::of(found) {
+            Answer::Row(row) => {
+                let key = verdict_key(row, port_class);
+                Some(self.entry(view, TableId::Verdict, &key))
+            }
+            Answer::Permit | Answer::Deny => None,
+        };
+        let permits = match ports {
+            Some(verdict) => verdict.is_some(),
+            None => Answer::of(found) == Answer::Permit,
+        };
+        match (noted, permits) {
+            (Noted::Opened, true) => Some(joined(found, ports.flatten())),
+            (Noted::Dropped(_), false) => {
                 // What isolates, and the rules of tiers that deny.
                 let denies =
                     |o: &Origin| matches!(o, Origin::Tier { action: TierAction::Deny, .. });
-                let isolates = all(base, &isolates);
-                let denying = all(found, &denies);
-                isolates.as_slice().iter().chain(denying.as_slice()).cloned().collect()
+                let all = of(base(set), &isolates).into_iter().chain(of(found, &denies));
+                Some(all.collect())
             }
-            Noted::Opened | Noted::Differs => {
-                let row = Answer::of(found).row();
-                let key = row.map(|row| verdict_key(row, class));
-                let ports = key.and_then(|key| self.entry(record, TableId::Verdict, &key));
-                let ports = all(ports, &|_| true);
-                let permits = |origin: &Origin| {
-                    let same = |p: &Origin| rule(p) == rule(origin);
-                    !isolates(origin)
-                        && (ports.as_slice().is_empty() || ports.as_slice().iter().any(same))
-                };
-                all(found, &permits)
-            }
+            _ => None,
         }
     }
 
@@ -251,6 +354,35 @@ impl Sight<'_> {
 
     fn is_active(&self, key: &ObjectKey) -> bool {
         self.cluster.pods.get(key).is_some_and(|pod| pod.is_policed())
+    }
+}
+
+/// The rules that permit: an entry of a class names their peers, and that of a port class their
+/// ports. None of them is about ports where the whole row permits.
+fn joined(peers: Option<&Entry>, ports: Option<&Entry>) -> Origins {
+    let of = |entry: Option<&'_ Entry>| -> Vec<Origin> {
+        let origins = entry.map(|entry| entry.origins.as_slice()).unwrap_or_default();
+        origins.iter().filter(|origin| !isolates(origin)).cloned().collect()
+    };
+    let peers = of(peers);
+    let Some(ports) = ports.map(|ports| of(Some(ports))) else {
+        return peers.into_iter().collect();
+    };
+    let each = ports.into_iter().flat_map(|port| {
+        let same = peers.iter().filter(|peer| rule(peer).is_some() && rule(peer) == rule(&port));
+        let both: Vec<Origin> = same.map(|peer| with_port(peer, &port)).collect();
+        if both.is_empty() { vec![port] } else { both }
+    });
+    each.collect()
+}
+
+/// The peer of a rule with the port of the same one.
+fn with_port(peer: &Origin, port: &Origin) -> Origin {
+    match (peer, port) {
+        (Origin::Rule { policy, rule, peer, .. }, Origin::Rule { port, .. }) => {
+            Origin::Rule { policy: policy.clone(), rule: *rule, peer: *peer, port: *port }
+        }
+        _ => peer.clone(),
     }
 }
 

@@ -463,6 +463,9 @@ impl Maps {
     }
 
     /// Another handle of a map of this generation.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the descriptor cannot be duplicated.
     pub fn data(&self, id: MapId) -> Result<MapData, Error> {
         let call = || format!("map {}", id.name());
         let fd = self.store(id).fd().try_clone_to_owned().map_err(|e| refused(call(), e))?;

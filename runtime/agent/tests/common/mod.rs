@@ -1,6 +1,13 @@
 //! A target and a network for tests of the agent.
 
-use std::{cell::RefCell, collections::BTreeSet, io, net::IpAddr, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io,
+    net::IpAddr,
+    rc::Rc,
+    sync::{Arc, Mutex},
+};
 
 use netpolc_agent::{
     discovery::{Discovery, PodFacts},
@@ -14,8 +21,8 @@ use netpolc_table::{
     schema::{Word, word_of},
 };
 use netpolc_target::{
-    Capabilities, Compared, Datapath, Error, Frame, Hook, NodeTarget, Origin, Reader, Taken,
-    Target, Verdict,
+    Capabilities, Compared, Datapath, Error, Frame, Hook, NodeTarget, Noted, Origin, Reader,
+    Record, Recorder, Taken, Target, Verdict, record::Noticed,
 };
 use netpolc_target_mem::Mem;
 
@@ -79,7 +86,7 @@ pub type Log = Rc<RefCell<Vec<String>>>;
 /// share the tables, the budget and the log.
 #[derive(Clone)]
 pub struct Host {
-    mem: Rc<RefCell<Mem>>,
+    wire: Wire,
     capabilities: Capabilities,
     attached: BTreeSet<IfIndex>,
     /// Writes until one fails.
@@ -91,9 +98,9 @@ impl Host {
     pub fn new() -> Self {
         let mem = Mem::default();
         let capabilities = mem.capabilities().clone();
-        let mem = Rc::new(RefCell::new(mem));
+        let wire = Wire { mem: Arc::new(Mutex::new(mem)), notes: Arc::default() };
         Self {
-            mem,
+            wire,
             capabilities,
             attached: BTreeSet::new(),
             budget: Rc::default(),
@@ -102,7 +109,7 @@ impl Host {
     }
 
     pub fn program(&self) -> Program {
-        self.mem.borrow().read().unwrap()
+        self.wire.mem.lock().unwrap().read().unwrap()
     }
 
     /// How many endpoints are isolated.
@@ -115,11 +122,80 @@ impl Host {
     /// Lets a packet through the tables.
     #[allow(dead_code, reason = "each test file uses its own part")]
     pub fn packet(&self, hook: Hook, frame: &Frame) -> Verdict {
-        self.mem.borrow_mut().packet(hook, frame).unwrap()
+        self.wire.packet(hook, frame)
+    }
+
+    /// Where packets come from, also in another thread.
+    #[allow(dead_code, reason = "each test file uses its own part")]
+    pub fn wire(&self) -> Wire {
+        self.wire.clone()
     }
 
     pub fn words(&self) -> Vec<Word> {
         self.program().table(TableId::Endpoint).entries.values().map(word_of).collect()
+    }
+}
+
+/// The tables and what they record.
+#[derive(Clone)]
+pub struct Wire {
+    mem: Arc<Mutex<Mem>>,
+    notes: Arc<Mutex<Notes>>,
+}
+
+impl Wire {
+    /// Lets a packet through the tables.
+    pub fn packet(&self, hook: Hook, frame: &Frame) -> Verdict {
+        let mut mem = self.mem.lock().unwrap();
+        let verdict = mem.packet(hook, frame).unwrap();
+        for record in mem.records().unwrap().unwrap() {
+            self.notes.lock().unwrap().note(record);
+        }
+        verdict
+    }
+}
+
+/// Counts, budgets and records, as a kernel keeps them.
+#[derive(Default)]
+struct Notes {
+    records: VecDeque<Record>,
+    noticed: BTreeMap<(EndpointId, Hook, Noted), (u64, u32)>,
+    budget: u32,
+    epoch: u32,
+}
+
+impl Notes {
+    fn note(&mut self, record: Record) {
+        let key = (record.endpoint, record.hook, record.noted);
+        let (count, left) = self.noticed.entry(key).or_insert((0, self.budget));
+        *count += 1;
+        if *left > 0 {
+            *left -= 1;
+            self.records.push_back(Record { epoch: self.epoch, ..record });
+        }
+    }
+}
+
+struct Reads(Arc<Mutex<Notes>>);
+
+impl Recorder for Reads {
+    fn read(&mut self, limit: usize, each: &mut dyn FnMut(Record)) -> Result<usize, Error> {
+        let mut notes = self.0.lock().unwrap();
+        let count = notes.records.len().min(limit);
+        notes.records.drain(..count).for_each(each);
+        Ok(count)
+    }
+    fn refill(&mut self, budget: u32) {
+        let mut notes = self.0.lock().unwrap();
+        notes.budget = budget;
+        notes.noticed.values_mut().for_each(|(_, left)| *left = budget);
+    }
+    fn noticed(&self) -> Noticed {
+        let notes = self.0.lock().unwrap();
+        notes.noticed.iter().map(|((e, h, n), (count, _))| (*e, *h, *n, *count)).collect()
+    }
+    fn set_epoch(&mut self, epoch: u32) {
+        self.0.lock().unwrap().epoch = epoch;
     }
 }
 
@@ -131,7 +207,7 @@ impl Target for Host {
         &self.capabilities
     }
     fn read(&self) -> Result<Program, Error> {
-        self.mem.borrow().read()
+        self.wire.mem.lock().unwrap().read()
     }
     fn write(&mut self, write: &Write) -> Result<(), Error> {
         if let Some(budget) = self.budget.borrow_mut().as_mut() {
@@ -147,10 +223,10 @@ impl Target for Host {
         for _ in write.put.iter().filter(|_| write.table == TableId::Interface) {
             self.log.borrow_mut().push("interface".into());
         }
-        self.mem.borrow_mut().write(write)
+        self.wire.mem.lock().unwrap().write(write)
     }
     fn compared(&self) -> Result<Option<Compared>, Error> {
-        self.mem.borrow().compared()
+        self.wire.mem.lock().unwrap().compared()
     }
     fn settle(&mut self) -> Result<(), Error> {
         Ok(())
@@ -158,6 +234,9 @@ impl Target for Host {
 }
 
 impl NodeTarget for Host {
+    fn recorder(&mut self) -> Result<Option<Box<dyn Recorder>>, Error> {
+        Ok(Some(Box::new(Reads(self.wire.notes.clone()))))
+    }
     fn reader(&self) -> Option<Reader> {
         // Read now, as a thread may have begun to before an update, and handed over later.
         let held = self.read();

@@ -424,7 +424,8 @@ pub fn compare(
     super::fill(left, &program)?;
     super::fill(right, &program)?;
     // What was recorded before is nobody's here.
-    (left.records()?, right.records()?);
+    left.records()?;
+    right.records()?;
     let mut agreed = Agreed::default();
     let mut history: Vec<String> = vec![];
     for (event, happens) in Events::new(seed).take(count).enumerate() {
