@@ -5,6 +5,8 @@ use std::{collections::HashSet, sync::Arc};
 
 use netpolc_policy::{Labels, Owner, OwnerKind};
 
+use crate::plain;
+
 /// Hands out one shared copy per distinct value.
 #[derive(Debug, Default)]
 pub(crate) struct Interner {
@@ -25,7 +27,12 @@ impl Interner {
         if let Some(known) = self.strings.get(text) {
             return known.clone();
         }
-        let new: Arc<str> = text.into();
+        // No name may control what it is shown on.
+        let safe = plain(text);
+        if let Some(known) = self.strings.get(&*safe) {
+            return known.clone();
+        }
+        let new: Arc<str> = safe.into();
         self.strings.insert(new.clone());
         new
     }

@@ -218,6 +218,13 @@ pub(crate) fn labels(
     }
 }
 
+/// The word at an offset, as it is written: YAML knows several for each boolean.
+fn written(source: &[u8], at: u32) -> &str {
+    let rest = source.get(at as usize..).unwrap_or_default();
+    let end = rest.iter().position(|b| !b.is_ascii_alphabetic()).unwrap_or(rest.len());
+    std::str::from_utf8(&rest[..end]).unwrap_or_default()
+}
+
 /// Reads a map from labels to values, and adds `extra`.
 pub(crate) fn pairs(
     reader: &mut Reader,
@@ -234,8 +241,7 @@ pub(crate) fn pairs(
                 other => {
                     let taken = match other {
                         Value::Number(text) => text,
-                        Value::Bool(true) => "true",
-                        Value::Bool(false) => "false",
+                        Value::Bool(_) => written(reader.source.text, field.node.at),
                         _ => {
                             strict::wrong_type(
                                 reader,

@@ -21,6 +21,7 @@ use crate::{
     kind::not_enforced,
     object::NAMESPACE_NAME_LABEL,
     place::{self, Places},
+    plain,
     problem::{Path as FieldPath, Problems},
     source::{Foreign, Reader, Source},
 };
@@ -196,7 +197,7 @@ impl Loader {
     }
 
     fn path(&mut self, path: &Path) {
-        let name = path.display().to_string();
+        let name = plain(&path.display().to_string()).into_owned();
         if !path.is_dir() {
             return match File::open(path) {
                 Ok(file) => self.reader(&name, file, Given::ByName),
@@ -216,7 +217,7 @@ impl Loader {
     /// Reads a file of a directory. Only regular files are read: opening or reading anything else
     /// (a FIFO, a device) could block for ever.
     fn entry(&mut self, path: &Path) {
-        let name = path.display().to_string();
+        let name = plain(&path.display().to_string()).into_owned();
         let open = || -> io::Result<Option<File>> {
             if !path.metadata()?.is_file() {
                 return Ok(None);

@@ -84,17 +84,18 @@ fn of_fields(
     health: Health,
 ) -> Policy {
     let path = Path::Root.field("spec");
-    let subject = match subject {
+    let (subject, subject_health) = match subject {
         // S10: a broken part of the selector counts as true, so that it selects more pods and not
         // fewer.
-        Some(node) => selector(reader, node, &path.field("podSelector")).0,
+        Some(node) => selector(reader, node, &path.field("podSelector")),
         None => {
             if health == Health::Sound {
                 let message = "the field is absent, which selects every pod of the namespace; \
                     write `podSelector: {}` if that is intended";
                 reader.warning(at, &path.field("podSelector"), message);
             }
-            Selector::default()
+            // A field that was not understood may have been the selector.
+            (Selector::default(), health)
         }
     };
     let types = policy_types(reader, types, &path.field("policyTypes"));
@@ -124,8 +125,10 @@ fn of_fields(
             );
         }
     }
+    // S10: whom it selects beyond those that it should, it must not open.
+    let of_its_own = |rules: Option<Vec<Rule>>| rules.filter(|_| subject_health == Health::Sound);
     let isolation = |isolated, rules: Option<Vec<Rule>>| match isolated {
-        true => Isolation::Isolated(rules.unwrap_or_default()),
+        true => Isolation::Isolated(of_its_own(rules).unwrap_or_default()),
         false => Isolation::Open,
     };
     Policy {

@@ -3,6 +3,8 @@
 
 use std::{fmt, sync::Arc};
 
+use crate::plain;
+
 /// Whether a problem affects what is enforced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -60,15 +62,15 @@ impl fmt::Display for Problem {
             write!(f, ":{line}")?;
         }
         if let Some(object) = &self.object {
-            write!(f, ": {}", object.kind)?;
+            write!(f, ": {}", plain(&object.kind))?;
             if !object.name.is_empty() {
-                write!(f, " {}", object.name)?;
+                write!(f, " {}", plain(&object.name))?;
             }
         }
         if let Some(field) = &self.field {
             write!(f, ": {field}")?;
         }
-        write!(f, ": {}", self.message)
+        write!(f, ": {}", plain(&self.message))
     }
 }
 

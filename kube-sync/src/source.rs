@@ -11,6 +11,7 @@ use crate::{
     intern::Interner,
     kind::{Complaint, Kind, asked},
     lines::ObjectLines,
+    plain,
     problem::{ObjectRef, Path, Problem, Problems, Severity, excerpt},
     tree::Node,
 };
@@ -163,7 +164,8 @@ impl<'a> Reader<'a> {
     /// Attributes the problems that follow to this object.
     pub fn enter(&mut self, kind: &str, name: &str) {
         self.reported = 0;
-        self.object = Some(ObjectRef { kind: kind.into(), name: name.into() });
+        let (kind, name) = (plain(kind).into(), plain(name).into());
+        self.object = Some(ObjectRef { kind, name });
     }
 
     /// Sets the key of the current object, once it is known.

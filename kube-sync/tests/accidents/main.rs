@@ -557,3 +557,39 @@ fn s61_accidents_open_nothing() {
     }
     assert!(opened > 400, "only {opened} of the accidents did anything");
 }
+
+/// S10: whom a broken selector selects beyond those that it should, it must not open.
+#[test]
+fn s10_a_policy_whose_selector_is_broken_isolates_and_allows_nothing() {
+    for spec in [
+        "{podSelector: {matchExpressions: [{key: app, operator: Inn, values: [web]}]}, ingress: [{}]}",
+        "{podSelektor: {matchLabels: {app: web}}, ingress: [{}]}",
+        "{podSelector: {matchLabel: {app: web}}, ingress: [{}]}",
+        "{podSelector: {matchLabels: {app: yes}}, ingress: [{}]}",
+    ] {
+        let text = format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+             metadata: {{name: open, namespace: shop}}\nspec: {spec}\n"
+        );
+        let loaded = netpolc_kube_sync::load([netpolc_kube_sync::Input::bytes("x.yaml", text)]);
+        assert!(loaded.has_errors(), "{spec}");
+        let policy = loaded.cluster.policies.values().next().unwrap();
+        assert_eq!(policy.ingress, netpolc_policy::Isolation::Isolated(vec![]), "{spec}");
+    }
+}
+
+/// A label that YAML takes for a boolean is the word that is written, so that a policy about the
+/// word selects the pod.
+#[test]
+fn s61_a_boolean_label_is_the_word_that_is_written() {
+    for word in ["yes", "No", "on", "true"] {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p, namespace: shop, labels: {{x: {word}}}}}\n\
+             spec: {{containers: [{{name: c}}]}}\n"
+        );
+        let loaded = netpolc_kube_sync::load([netpolc_kube_sync::Input::bytes("x.yaml", text)]);
+        assert!(loaded.has_errors(), "{word}");
+        let pod = loaded.cluster.pods.values().next().unwrap();
+        assert_eq!(pod.labels.get("x"), Some(word));
+    }
+}

@@ -49,6 +49,8 @@ pub fn gather(input: &Input, absent: Absent) -> anyhow::Result<Survey> {
         None => survey(files, absent),
     };
     if survey.loaded.cluster == Cluster::default() {
+        // What could not be read may be why.
+        report(&survey.loaded);
         bail!(
             "the input has no object that netpolc reads; give it policies and pods, such as the \
              output of `kubectl get ns,nodes,pods,svc,netpol -A -o yaml`"

@@ -6,10 +6,10 @@
 
 use std::{
     env,
-    fmt::Write as _,
     io::{self, Write},
 };
 
+use netpolc_kube_sync::plain;
 use tracing_subscriber::{
     filter::{ParseError, Targets},
     fmt,
@@ -59,23 +59,9 @@ impl<W: Write> Write for Lines<W> {
     }
 }
 
-/// Whether the character changes how others are shown, as marks and overrides of a text's direction
-/// do.
-fn redirects(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 fn line(event: &str) -> String {
     let (text, end) = event.strip_suffix('\n').map_or((event, ""), |text| (text, "\n"));
-    let mut safe = String::with_capacity(event.len());
-    for c in text.chars() {
-        if c.is_control() || redirects(c) {
-            write!(safe, "{}", c.escape_default()).expect("writing to a string cannot fail");
-        } else {
-            safe.push(c);
-        }
-    }
-    safe + end
+    format!("{}{end}", plain(text))
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use std::{
     process::ExitCode,
 };
 
+use netpolc_kube_sync::plain;
+
 /// The outcome of a command that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -106,9 +108,9 @@ pub fn complain(message: impl Display) {
     let mut lines = text.trim_end().lines();
     let mut out = io::stderr().lock();
     // Where standard error is closed, there is nobody to tell.
-    let _ = writeln!(out, "netpolc: {}", lines.next().unwrap_or_default());
+    let _ = writeln!(out, "netpolc: {}", plain(lines.next().unwrap_or_default()));
     for line in lines {
-        let _ = writeln!(out, "    {line}");
+        let _ = writeln!(out, "    {}", plain(line));
     }
 }
 

@@ -225,6 +225,8 @@ fn run(node: &mut Node, case: &Case, tally: &mut Tally) {
                 }
                 install(node, &program);
             }
+            // Filters record nothing (S87).
+            Step::Noted(_) => {}
             // Flower judges where packets leave and reach pods; what is between is another
             // target's.
             Step::Packet { hook: Hook::Translated, .. } => {

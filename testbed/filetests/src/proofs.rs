@@ -31,7 +31,7 @@ pub(crate) fn hold(state: &State) -> Result<(), String> {
     // A pod may reach a tunnel's port only where its policy says so, which the oracle knows nothing
     // of.
     if state.wire.tunnels.is_empty() {
-        let found = verify(&state.shares.cluster(&state.cluster), &state.compiler, SHOWN);
+        let found = verify(&state.shares.cluster(state.cluster.clone()), &state.compiler, SHOWN);
         fail("the oracle contradicts the tables", found.iter().map(ToString::to_string))?;
     }
     let errors = check::check(program).into_iter().filter(|f| f.severity == check::Severity::Error);

@@ -58,7 +58,7 @@ pub fn csv_line<T: AsRef<str>>(fields: impl IntoIterator<Item = T>) -> String {
     let field = |field: T| {
         let text = field.as_ref();
         // What a spreadsheet would take for a formula is text.
-        let text = match text.starts_with(['=', '+', '-', '@']) {
+        let text = match text.len() > 1 && text.starts_with(['=', '+', '-', '@']) {
             true => format!("'{text}"),
             false => text.to_owned(),
         };
@@ -71,6 +71,12 @@ pub fn csv_line<T: AsRef<str>>(fields: impl IntoIterator<Item = T>) -> String {
     format!("{}\r\n", fields.join(","))
 }
 
+/// Text in markdown, where a bar would end a cell, and tags and characters of code would be lost.
+pub fn markdown_text(text: &str) -> String {
+    let text = text.replace('\\', "\\\\").replace('|', "\\|").replace(['\n', '\r'], " ");
+    text.replace('<', "&lt;").replace('`', "\\`")
+}
+
 /// A table in markdown.
 pub fn markdown<R, C>(head: &[&str], rows: impl IntoIterator<Item = R>) -> String
 where
@@ -79,10 +85,7 @@ where
 {
     let mut out = format!("| {} |\n|{}\n", head.join(" | "), " --- |".repeat(head.len()));
     for row in rows {
-        let cells: Vec<String> = row
-            .into_iter()
-            .map(|cell| cell.as_ref().replace('|', "\\|").replace('\n', " "))
-            .collect();
+        let cells: Vec<String> = row.into_iter().map(|cell| markdown_text(cell.as_ref())).collect();
         let _ = writeln!(out, "| {} |", cells.join(" | "));
     }
     out

@@ -11,7 +11,7 @@ use netpolc_analyze::{
     around::around,
     nearest::{self, Miss, Packet, RuleName},
 };
-use netpolc_kube_sync::{ObjectId, Survey};
+use netpolc_kube_sync::{ObjectId, Survey, plain};
 use netpolc_policy::{
     Cluster, Direction, Pod, audit,
     oracle::{self, Judgement, Question},
@@ -112,7 +112,7 @@ impl Quote {
         Self {
             what: format!("{object}{field}"),
             at: line.map(|line| line.to_string()),
-            text: line.map(|line| line.text.trim().to_owned()).filter(|text| !text.is_empty()),
+            text: line.map(|line| plain(line.text.trim()).into_owned()).filter(|t| !t.is_empty()),
         }
     }
 }

@@ -3,7 +3,10 @@
 
 use std::fmt::Write;
 
+use netpolc_kube_sync::plain;
+
 use super::{
+    graph::markdown_text,
     installed::{InstalledSide, InstalledStory},
     story::{Quote, SideStory, Story},
 };
@@ -38,6 +41,14 @@ impl Style {
         }
     }
 
+    /// Text that somebody else has written.
+    fn text(self, text: &str) -> String {
+        match self {
+            Style::Text(_) => plain(text).into_owned(),
+            Style::Markdown => markdown_text(&plain(text)),
+        }
+    }
+
     fn faint(self, text: &str) -> String {
         match self {
             Style::Text(colour) => colour.faint(text),
@@ -51,6 +62,7 @@ pub fn tell(stories: &[Story], question: &str, style: Style) -> String {
     let mut out = String::new();
     let heading = style.heading(stories.iter().map(|story| story.allowed));
     let hash = if style == Style::Markdown { "## " } else { "" };
+    let question = style.text(question);
     let _ = writeln!(out, "{hash}{question}: {heading}");
     for story in stories {
         out.push('\n');
@@ -73,6 +85,7 @@ pub fn tell_installed(
         Some(_) => style.heading(here.map(|story| story.allowed)),
         None => "not judged".to_owned(),
     };
+    let question = style.text(question);
     let _ = writeln!(out, "{hash}{question}: {verdict}, by the tables in the kernel of {node}");
     for story in stories {
         let InstalledStory { source, destination, traffic, .. } = story;
@@ -166,7 +179,8 @@ fn tell_side(out: &mut String, side: &SideStory, style: Style) {
     for Quote { what, at, text } in &side.rules {
         let at = at.as_ref().map(|at| format!("{at}: ")).unwrap_or_default();
         let text = text.as_ref().map(|text| format!("  {}", style.faint(text))).unwrap_or_default();
-        let _ = writeln!(out, "{}{at}{what}{text}", bullet(style, 2));
+        let place = style.text(&format!("{at}{what}"));
+        let _ = writeln!(out, "{}{place}{text}", bullet(style, 2));
     }
 }
 

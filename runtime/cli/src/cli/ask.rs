@@ -105,13 +105,13 @@ pub struct List {
     #[arg(long, value_name = "NAME", conflicts_with = "installed")]
     pub protocol: Option<String>,
     /// Only what may be reached from public addresses
-    #[arg(long, conflicts_with_all = ["outside", "not_isolated", "installed"])]
+    #[arg(long, conflicts_with_all = ["outside", "not_isolated", "installed", "from"])]
     pub exposed: bool,
     /// Only connections with addresses outside of the cluster
     #[arg(long, conflicts_with_all = ["not_isolated", "installed"])]
     pub outside: bool,
     /// Only which pods no policy isolates, by direction
-    #[arg(long, conflicts_with = "installed")]
+    #[arg(long, conflicts_with_all = ["installed", "from", "to", "port", "protocol"])]
     pub not_isolated: bool,
     /// How to show it
     #[arg(short, long, value_enum, default_value_t = ListFormat::Text)]

@@ -4,7 +4,7 @@
 use std::{io::Write, path::PathBuf};
 
 use anyhow::Context;
-use netpolc_kube_sync::{Absent, Survey};
+use netpolc_kube_sync::{Absent, Survey, plain};
 use serde::Serialize;
 
 use crate::{
@@ -61,12 +61,14 @@ pub fn run(test: &Test) -> anyhow::Result<Outcome> {
     let (survey, read) = input::read(&test.input, Absent::MadeUp)?;
     let mut results = Vec::new();
     for file in &test.expectations {
-        let name = file.display().to_string();
-        let text = match name.as_str() {
+        let name = plain(&file.display().to_string()).into_owned();
+        let text = match file.to_string_lossy().as_ref() {
             "-" => std::io::read_to_string(std::io::stdin()),
             _ => std::fs::read_to_string(file),
         };
         let text = text.with_context(|| format!("{name} cannot be read"))?;
+        // Some editors begin a file with a mark of its byte order.
+        let text = text.trim_start_matches('\u{feff}');
         let lines = (1..).zip(text.lines()).map(|(number, line)| (number, without_comment(line)));
         let lines = lines.filter(|(_, line)| !line.is_empty());
         let before = results.len();
@@ -123,12 +125,12 @@ fn one(survey: &Survey, file: &str, number: usize, line: &str) -> Result {
     });
     let (error, instead) = match judged {
         Ok(stories) => (None, stories),
-        Err(error) => (Some(format!("{error:#}")), Vec::new()),
+        Err(error) => (Some(plain(&format!("{error:#}")).into_owned()), Vec::new()),
     };
     Result {
         file: file.to_owned(),
         line: number,
-        expectation: line.split_whitespace().collect::<Vec<_>>().join(" "),
+        expectation: plain(&line.split_whitespace().collect::<Vec<_>>().join(" ")).into_owned(),
         met: error.is_none() && instead.is_empty(),
         error,
         instead,

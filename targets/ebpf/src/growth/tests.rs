@@ -24,7 +24,7 @@ use crate::{
     asm::MapRef,
     loader::Loaded,
     memory::Region,
-    program::{self, Measure, Options, Parameters, Port, Stage, Vary},
+    program::{self, Measure, Options, Parameters, Port, Vary},
 };
 
 const POD: u32 = 7;

@@ -8,6 +8,7 @@ use super::{
     report::{Located, Report},
     text::place,
 };
+use crate::ask::graph::{csv_line, markdown_text};
 
 /// Prints a table for pull requests; a sentence where there is nothing to show.
 pub(super) fn markdown(report: &Report, out: &mut impl Write) -> io::Result<()> {
@@ -24,18 +25,12 @@ pub(super) fn markdown(report: &Report, out: &mut impl Write) -> io::Result<()> 
         };
         let object = finding.object.as_ref().map(|it| format!("{it}: ")).unwrap_or_default();
         let place = place(finding).map(|place| code(&place)).unwrap_or_default();
-        let what = cell(&format!("{object}{}", finding.message));
+        let what = markdown_text(&format!("{object}{}", finding.message));
         let check = finding.check;
-        let change = cell(&finding.change);
+        let change = markdown_text(&finding.change);
         writeln!(out, "| {icon} | {place} | {what} | {change} | {check} |")?;
     }
     Ok(())
-}
-
-/// Text in a cell, where a bar would end it and tags would be lost.
-fn cell(text: &str) -> String {
-    let text = text.replace('\\', "\\\\").replace('|', "\\|").replace(['\n', '\r'], " ");
-    text.replace('<', "&lt;")
 }
 
 /// Text in a cell, as code.
@@ -60,17 +55,9 @@ pub(super) fn csv(report: &Report, out: &mut impl Write) -> io::Result<()> {
             message.clone(),
             change.clone(),
         ];
-        let fields = fields.map(|text| quoted(&text));
-        write!(out, "{}\r\n", fields.join(","))?;
+        write!(out, "{}", csv_line(fields))?;
     }
     Ok(())
-}
-
-fn quoted(text: &str) -> String {
-    match text.contains([',', '"', '\r', '\n']) {
-        true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text.to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -79,9 +66,7 @@ mod tests {
 
     #[test]
     fn what_ends_a_cell_is_escaped() {
-        assert_eq!(cell("a|b\n<c>\\"), "a\\|b &lt;c>\\\\");
+        assert_eq!(markdown_text("a|b\n<c>\\"), "a\\|b &lt;c>\\\\");
         assert_eq!(code("a`|b"), "`a \\|b`");
-        assert_eq!(quoted("plain"), "plain");
-        assert_eq!(quoted("a,\"b\""), "\"a,\"\"b\"\"\"");
     }
 }

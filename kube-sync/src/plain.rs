@@ -1,0 +1,40 @@
+//! Text that comes from somebody else, as it may be shown: it ends no line, and controls neither a
+//! terminal nor the direction of the text around it.
+
+use std::{borrow::Cow, fmt::Write};
+
+/// Does this character do something other than being shown?
+fn controls(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
+/// The text with such characters escaped.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    if !text.contains(controls) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match controls(c) {
+            // Writing to a string cannot fail.
+            true => drop(write!(safe, "{}", c.escape_default())),
+            false => safe.push(c),
+        }
+    }
+    Cow::Owned(safe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_controls_is_escaped_and_the_rest_is_as_it_was() {
+        assert_eq!(plain("größe ✓ 名"), "größe ✓ 名");
+        assert_eq!(plain("a\n\u{1b}[2J\u{9b}\u{202e}b"), "a\\n\\u{1b}[2J\\u{9b}\\u{202e}b");
+    }
+}
