@@ -125,8 +125,9 @@ fn of_fields(
             );
         }
     }
-    // S10: whom it selects beyond those that it should, it must not open.
-    let of_its_own = |rules: Option<Vec<Rule>>| rules.filter(|_| subject_health == Health::Sound);
+    // S10: a selector of which nothing is left selects every pod, and must not open them.
+    let is_lost = subject_health == Health::Broken && subject.requirements.is_empty();
+    let of_its_own = |rules: Option<Vec<Rule>>| rules.filter(|_| !is_lost);
     let isolation = |isolated, rules: Option<Vec<Rule>>| match isolated {
         true => Isolation::Isolated(of_its_own(rules).unwrap_or_default()),
         false => Isolation::Open,

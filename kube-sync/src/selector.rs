@@ -51,8 +51,7 @@ pub(crate) fn selector(reader: &mut Reader, node: &Node, path: &Path) -> (Select
 fn too_many(reader: &mut Reader, at: u32, path: &Path, given: usize) {
     let message = format!(
         "the selector has {given} requirements, but at most {REQUIREMENTS} are read; as the \
-        subject of a policy it isolates by the first ones alone, and allows nothing, and as a peer \
-        it matches nothing; \
+        subject of a policy it selects by the first ones alone, and as a peer it matches nothing; \
         write several policies or peers, or give the pods one label that stands for all of these"
     );
     reader.error(at, path, message);

@@ -16,9 +16,7 @@ use std::{
 };
 
 use netpolc_table::{EndpointId, IfIndex, Program, Write, schema::Family};
-use netpolc_target::{
-    Capabilities, Compared, Error, Hook, Recorder, Target, semantics::DropReason,
-};
+use netpolc_target::{Capabilities, Compared, Error, Hook, Target, semantics::DropReason};
 
 use crate::{
     attach::{Attachment, Attachments, Mode, Role, Way},
@@ -544,16 +542,6 @@ impl Ebpf {
     pub fn tender(&self) -> Result<Tender, Error> {
         self.may_change()?;
         Ok(Tender::new(&self.generation.tables.maps))
-    }
-
-    /// A reader of records, which may run in a thread of its own. There may be one.
-    ///
-    /// # Errors
-    /// [`Error::ReadOnly`] where the instance was opened by [`Ebpf::observe`], [`Error::System`]
-    /// where the maps cannot be opened again.
-    pub fn recorder(&self) -> Result<Box<dyn Recorder>, Error> {
-        self.may_change()?;
-        Ok(Box::new(recorder::Reader::new(&self.generation.tables.maps, &self.board)?))
     }
 
     /// Gives an endpoint's table room for so many connections, as far as the budget goes. Entries

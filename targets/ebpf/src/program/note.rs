@@ -90,7 +90,7 @@ impl Generator<'_> {
         a.mov(R4, SNAPSHOT as i32);
         a.bind(whole);
         a.store(Size::W, R7, record::SNAPPED as i16, R4);
-        // Older verifiers learn from this comparison, and not from one with 0, that it is 1 at least.
+        // Older verifiers learn from this comparison, not from one with 0, that it is 1 at least.
         a.jump_if(Cond::Lt, R4, 1, submit);
         a.mov(R1, R6);
         a.mov(R2, 0);

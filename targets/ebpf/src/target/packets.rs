@@ -1,5 +1,5 @@
 //! Single packets: a hook's program runs on a packet in memory (`BPF_PROG_TEST_RUN`), and the
-//! verdict is what it returns.
+//! verdict is what it returns; and the records of packets.
 //!
 //! Not here: loading programs (`loader`), packets on interfaces (`attach`).
 
@@ -9,7 +9,7 @@ use std::{
 };
 
 use netpolc_target::{
-    Arrival, Datapath, Error, Frame, Hook, Record, Recorder as _, Verdict, semantics::DropReason,
+    Arrival, Datapath, Error, Frame, Hook, Record, Recorder, Verdict, semantics::DropReason,
 };
 
 use super::Ebpf;
@@ -53,6 +53,18 @@ impl Ebpf {
         done.map_err(|e| {
             refused(format!("run the program of hook {hook:?} on {} bytes", frame.bytes.len()), e)
         })
+    }
+}
+
+impl Ebpf {
+    /// A reader of records, which may run in a thread of its own. There may be one.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] where the instance was opened by [`Ebpf::observe`], [`Error::System`]
+    /// where the maps cannot be opened again.
+    pub fn recorder(&self) -> Result<Box<dyn Recorder>, Error> {
+        self.may_change()?;
+        Ok(Box::new(recorder::Reader::new(&self.generation.tables.maps, &self.board)?))
     }
 }
 
