@@ -6,6 +6,7 @@
 
 mod packets;
 mod reason;
+mod samples;
 
 use netpolc_analyze::{
     around::around,

@@ -8,6 +8,8 @@ use netpolc_policy::{
 
 use super::{Quote, group_object, policy_object, tier_object};
 
+const ITSELF: &str = "a pod always reaches itself (S47)";
+
 /// Why a side allows or denies a packet.
 pub(super) fn sentence(
     cluster: &Cluster,
@@ -21,8 +23,11 @@ pub(super) fn sentence(
     };
     match &side.reason {
         Reason::NotPoliced => not_policed(cluster, party),
+        Reason::NotIsolated if question.source.address() == question.destination.address() => {
+            ITSELF.into()
+        }
         Reason::NotIsolated => format!("no policy decides about {direction} of this pod"),
-        Reason::Own => "a pod always reaches itself".into(),
+        Reason::Own => ITSELF.into(),
         Reason::Node => match direction {
             Direction::Ingress => "a node always reaches the pods that run on it".into(),
             Direction::Egress => "a pod always reaches the node that it runs on".into(),
