@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     sync::{Arc, LazyLock},
 };
 
@@ -284,6 +285,11 @@ static PRIVATE: LazyLock<Vec<IpNetwork>> = LazyLock::new(|| {
     ];
     ranges.map(|range| range.parse().expect("a prefix")).into()
 });
+
+/// The range of this address that the internet does not route; None where it routes the address.
+pub fn private(address: IpAddr) -> Option<&'static IpNetwork> {
+    PRIVATE.iter().find(|range| range.contains(address))
+}
 
 /// Are there addresses in the prefix that the internet routes?
 pub fn is_public(prefix: &IpNetwork) -> bool {

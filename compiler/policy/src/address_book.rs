@@ -8,6 +8,8 @@ use std::{
     sync::Arc,
 };
 
+use ipnetwork::IpNetwork;
+
 use crate::{Cluster, ObjectKey, Pod};
 
 /// Which pods hold an address, and which hold ports of their nodes, in the cluster of which it was
@@ -65,6 +67,14 @@ impl AddressBook {
         let here = self.pods.range((address, ObjectKey::new("", ""))..);
         let here = here.take_while(move |(known, _)| *known == address);
         here.map(|(_, key)| key)
+    }
+
+    /// Each address of this block that pods hold, with each pod that holds it, in order.
+    pub fn within(&self, block: &IpNetwork) -> impl Iterator<Item = (IpAddr, &ObjectKey)> {
+        let last = block.broadcast();
+        let here = self.pods.range((block.network(), ObjectKey::new("", ""))..);
+        let here = here.take_while(move |(address, _)| *address <= last);
+        here.map(|(address, key)| (*address, key))
     }
 
     /// The pods of this node that have host ports.

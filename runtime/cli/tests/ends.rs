@@ -32,6 +32,14 @@ fn answers(source: &str, destination: &str, input: &str) -> Vec<String> {
     answers
 }
 
+/// The question is refused, and the message has this in it.
+fn refused(source: &str, destination: &str, input: &str, part: &str) {
+    let out = run(&["explain", source, destination], input);
+    let errors = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{source} {destination}: {errors}");
+    assert!(errors.contains(part), "{source} {destination}: {errors}");
+}
+
 /// A pod of namespace a, with the label app=APP.
 fn pod(name: &str, app: &str, node: &str, addresses: &[&str]) -> String {
     let addresses: Vec<String> = addresses.iter().map(|ip| format!("{{ip: \"{ip}\"}}")).collect();
@@ -135,5 +143,61 @@ fn s44_a_node_is_asked_about_its_own_pods_and_others() {
     assert_eq!(
         answers("node/n1", "a/*:80", &input.concat()),
         ["192.168.0.1 > a/p TCP 80 allowed 1", "192.168.0.1 > a/q TCP 80 denied 2"]
+    );
+}
+
+/// A block means the pods and nodes in it, too, and not only the addresses that are nobody's.
+#[test]
+fn a_block_is_asked_about_the_pods_and_nodes_in_it() {
+    let input = [
+        node("n1", "10.0.0.1"),
+        node("n2", "10.0.0.2"),
+        pod("p", "x", "n1", &["10.0.0.5", "fd00::5"]),
+        pod("q", "b", "n2", &["10.0.0.6"]),
+        pod("s", "b", "n2", &["10.0.0.7"]),
+        pod("far", "x", "n2", &["10.0.1.5"]),
+        ingress("x", "{from: [{podSelector: {matchLabels: {app: b}}}]}"),
+        service("s", "b", "10.0.9.1", "{port: 80}"),
+    ]
+    .concat();
+    assert_eq!(
+        answers("8.8.8.8", "10.0.0.0/24:80", &input),
+        [
+            "8.8.8.8 > 10.0.0.1, 10.0.0.0 TCP 80 allowed 3",
+            "8.8.8.8 > a/p TCP 80 denied 1",
+            "8.8.8.8 > a/q TCP 80 allowed 2",
+        ]
+    );
+    assert_eq!(
+        answers("10.0.0.4/30", "a/far:80", &input),
+        [
+            "10.0.0.4 > a/far TCP 80 denied 1",
+            "a/p > a/far TCP 80 denied 1",
+            "a/q > a/far TCP 80 allowed 2",
+        ]
+    );
+    // No address is left beside those of these pods.
+    assert_eq!(answers("8.8.8.8", "10.0.0.6/31:80", &input), ["8.8.8.8 > a/q TCP 80 allowed 2"]);
+    assert_eq!(answers("10.0.0.5/32", "a/p:80", &input), ["a/p > a/p TCP 80 allowed 1"]);
+    refused("8.8.8.8", "10.0.9.1/32:80", &input, "every address of 10.0.9.1/32 is a Service's");
+}
+
+/// Pods whose addresses the internet routes are a part of it, and private ranges are none.
+#[test]
+fn the_internet_is_asked_about_pods_with_public_addresses() {
+    let input = [
+        pod("p", "x", "n1", &["203.0.113.5", "2001:db8::5"]),
+        pod("in", "x", "n1", &["10.0.0.6", "fd00::6"]),
+        pod("out", "b", "n1", &["10.0.0.7", "fd00::7"]),
+        ingress("x", "{from: [{ipBlock: {cidr: 0.0.0.0/1}}]}"),
+    ]
+    .concat();
+    assert_eq!(
+        answers("a/out", "internet:80", &input),
+        [
+            "a/out > 128.0.0.0, 1.1.1.1, 2606:4700:4700::1111 TCP 80 allowed 3",
+            "a/out > a/p TCP 80 allowed 1",
+            "a/out > a/p TCP 80 denied 1",
+        ]
     );
 }

@@ -3,13 +3,18 @@
 //! Here: the samples of an end, and which of the pairs of two samples stand for all. Not here: the
 //! packets between them ([`super::packets`]).
 
-use std::{collections::HashMap, hash::Hash, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    hash::Hash,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use ipnetwork::IpNetwork;
 use netpolc_analyze::{
     Analysis,
-    list::is_public,
-    region::Regions,
+    list::private,
+    region::{RegionId, Regions},
     universe::{PodClassId, RemoteId},
 };
 use netpolc_kube_sync::Survey;
@@ -42,6 +47,10 @@ impl Member {
             }
         };
         Self { pod, addresses, node }
+    }
+
+    fn of_node(name: &Arc<str>, addresses: Vec<IpAddr>) -> Self {
+        Self { pod: None, addresses, node: Some(name.clone()) }
     }
 
     pub(super) fn name(&self) -> String {
@@ -112,24 +121,29 @@ impl<'a> Asking<'a> {
 
     pub(super) fn samples(&mut self, end: &End) -> anyhow::Result<Vec<Sample>> {
         let cluster = self.cluster();
-        let outside = |address| Sample::of(Member::new(cluster, None, vec![address]));
         Ok(match end {
             End::Pods(keys) => self.pods(keys)?,
             End::Address(address) => {
                 let pod = self.holder(*address).cloned();
                 vec![Sample::of(Member::new(cluster, pod, vec![*address]))]
             }
-            End::Block(block) => self.block(block).into_iter().map(outside).collect(),
+            End::Block(block) => {
+                let samples = self.block(block, Addresses::All);
+                anyhow::ensure!(
+                    !samples.is_empty(),
+                    "every address of {block} is a Service's; ask about svc/NAMESPACE/NAME"
+                );
+                samples
+            }
             End::Internet => {
                 let everything = ["0.0.0.0/0", "::/0"].map(|text| text.parse().expect("a prefix"));
-                let all = everything.iter().flat_map(|block| self.public(block));
-                all.map(outside).collect()
+                everything.iter().flat_map(|block| self.block(block, Addresses::Public)).collect()
             }
             End::Node(name) => {
                 let node = cluster.nodes.get(&**name);
                 let addresses = node.map(|node| node.addresses.clone()).unwrap_or_default();
                 anyhow::ensure!(!addresses.is_empty(), "Node {name} has no address in the input");
-                vec![Sample::of(Member::new(cluster, None, addresses))]
+                vec![Sample::of(Member::of_node(&name.as_str().into(), addresses))]
             }
             End::Service(key) => anyhow::bail!("Service {key} is no sample"),
         })
@@ -212,33 +226,88 @@ impl<'a> Asking<'a> {
         pod.and_then(|pod| pod.node.as_ref()).or(member.node.as_ref())
     }
 
-    /// An address for each part of a block that some rule tells apart.
-    fn block(&self, block: &IpNetwork) -> Vec<IpAddr> {
-        let regions = Regions::beside(self.cluster(), block);
+    /// The pods and the nodes that have addresses in a block, and an address for each part of the
+    /// rest that some rule tells apart. Of the internet no node is a part, whatever its addresses.
+    fn block(&mut self, block: &IpNetwork, which: Addresses) -> Vec<Sample> {
+        let (survey, cluster) = (self.survey, self.cluster());
+        let mut of_pods: BTreeMap<&ObjectKey, Vec<IpAddr>> = BTreeMap::new();
+        let mut taken: HashSet<IpAddr> = HashSet::new();
+        for (address, key) in survey.book.within(block) {
+            if which.has(address) && cluster.pods[key].is_policed() {
+                of_pods.entry(key).or_default().push(address);
+                taken.insert(address);
+            }
+        }
+        let mut members: Vec<Member> = of_pods
+            .into_iter()
+            .map(|(key, addresses)| Member::new(cluster, Some(key.clone()), addresses))
+            .collect();
+        for (name, node) in &cluster.nodes {
+            let own = node.addresses.iter().copied();
+            let own: Vec<IpAddr> = own
+                .filter(|address| block.contains(*address) && !taken.contains(address))
+                .collect();
+            if !own.is_empty() && which == Addresses::All {
+                members.push(Member::of_node(name, own));
+            }
+        }
+        let mut samples = self.by_class(members);
+        taken.extend(cluster.nodes.values().flat_map(|node| &node.addresses));
+        taken.extend(cluster.services.values().flat_map(|service| &service.addresses));
+        let regions = Regions::beside(cluster, block);
         let within = regions.ids().filter(|region| regions.is_within(*region, block));
-        let first = |region| {
-            let addresses = regions.addresses(&std::collections::BTreeSet::from([region]));
-            addresses.first().map(|prefix| prefix.network())
-        };
-        within.filter_map(first).collect()
+        let free = within.filter_map(|region| which.free(&regions, region, &taken));
+        let outside = |address| Member { pod: None, addresses: vec![address], node: None };
+        samples.extend(free.map(|address| Sample::of(outside(address))));
+        samples
+    }
+}
+
+/// Which addresses of a block are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Addresses {
+    All,
+    /// Those that the internet routes.
+    Public,
+}
+
+/// What stands for the internet where no rule tells it apart.
+const USUAL: [&str; 2] = ["1.1.1.1", "2606:4700:4700::1111"];
+
+impl Addresses {
+    fn has(self, address: IpAddr) -> bool {
+        self == Addresses::All || private(address).is_none()
     }
 
-    /// The same of addresses that the internet routes.
-    fn public(&self, block: &IpNetwork) -> Vec<IpAddr> {
-        let regions = Regions::beside(self.cluster(), block);
-        let within = regions.ids().filter(|region| regions.is_within(*region, block));
-        let first = |region| {
-            let addresses = regions.addresses(&std::collections::BTreeSet::from([region]));
-            let public = addresses.into_iter().filter(is_public).map(|prefix| prefix.network());
-            // The first address of all is none that anybody has.
-            public
-                .map(|address| match address {
-                    IpAddr::V4(a) if a.is_unspecified() => IpAddr::from([1, 1, 1, 1]),
-                    other => other,
-                })
-                .next()
-        };
-        within.filter_map(first).filter(|address| !address.is_unspecified()).collect()
+    /// An address of the region that is none of those that are taken.
+    fn free(self, regions: &Regions, region: RegionId, taken: &HashSet<IpAddr>) -> Option<IpAddr> {
+        if self == Addresses::Public {
+            let mut usual = USUAL.iter().filter_map(|text| text.parse().ok());
+            let is_here = |a: &IpAddr| regions.containing(*a) == region && !taken.contains(a);
+            if let Some(address) = usual.find(is_here) {
+                return Some(address);
+            }
+        }
+        let prefixes = regions.addresses(&BTreeSet::from([region]));
+        prefixes.into_iter().find_map(|prefix| {
+            let mut next = Some(prefix.network());
+            while let Some(address) = next.filter(|address| prefix.contains(*address)) {
+                let range = private(address).filter(|_| self == Addresses::Public);
+                if range.is_none() && !taken.contains(&address) {
+                    return Some(address);
+                }
+                next = after(range.map_or(address, IpNetwork::broadcast));
+            }
+            None
+        })
+    }
+}
+
+/// The address that follows this one.
+fn after(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(a) => a.to_bits().checked_add(1).map(|n| Ipv4Addr::from_bits(n).into()),
+        IpAddr::V6(a) => a.to_bits().checked_add(1).map(|n| Ipv6Addr::from_bits(n).into()),
     }
 }
 
