@@ -201,3 +201,15 @@ fn the_internet_is_asked_about_pods_with_public_addresses() {
         ]
     );
 }
+
+/// S13: no policy applies to a pod that has ended, so it is in no group.
+#[test]
+fn s13_a_group_leaves_out_pods_that_have_ended() {
+    let ended =
+        pod("job", "x", "n1", &["10.0.0.9"]).replace("status: {", "status: {phase: Succeeded, ");
+    let alone = ended.replace("app: x", "app: alone").replace("name: job", "name: alone");
+    let input = [twins(), ended, alone].concat();
+    assert_eq!(answers("a/r", "a/app=x:80", &input), ["a/r > a/p TCP 80 denied 2"]);
+    assert_eq!(answers("a/r", "a/job:80", &input), ["a/r > a/job TCP 80 allowed 1"]);
+    refused("a/r", "app=alone", &input, "such as pod/a/alone");
+}

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use ipnetwork::IpNetwork;
 use netpolc_analyze::nearest::closest;
 use netpolc_kube_sync::Survey;
-use netpolc_policy::{ObjectKey, Operator, OwnerKind, Pod, Requirement, Selector};
+use netpolc_policy::{ObjectKey, Operator, OwnerKind, Phase, Pod, Requirement, Selector};
 
 /// What an end means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,12 +101,25 @@ fn labels(survey: &Survey, text: &str) -> anyhow::Result<End> {
         namespace.is_none_or(|namespace| *pod.key.namespace == *namespace)
             && selector.matches(&pod.labels)
     });
-    let pods: Vec<ObjectKey> = pods.map(|pod| pod.key.clone()).collect();
+    let pods: Vec<&Pod> = pods.collect();
     if pods.is_empty() {
         let here = namespace.map(|n| format!(" in namespace {n}")).unwrap_or_default();
         anyhow::bail!("no pod{here} has the labels {labels}{}", label_hint(survey, &selector));
     }
-    Ok(End::Pods(pods))
+    group(pods)
+}
+
+/// A group of pods, at least one: those that have not ended, since no policy applies to the others.
+fn group(pods: Vec<&Pod>) -> anyhow::Result<End> {
+    let active = pods.iter().filter(|pod| pod.phase == Phase::Active);
+    let active: Vec<ObjectKey> = active.map(|pod| pod.key.clone()).collect();
+    anyhow::ensure!(
+        !active.is_empty(),
+        "all of these pods have ended (status.phase), so no policy applies to them; name one of \
+         them, such as pod/{}, to be told about it",
+        pods[0].key
+    );
+    Ok(End::Pods(active))
 }
 
 fn selector(text: &str) -> anyhow::Result<Selector> {
@@ -150,13 +163,13 @@ fn named(survey: &Survey, namespace: &str, name: &str) -> anyhow::Result<End> {
     let here =
         || cluster.pods.values().filter(|pod| namespace == "*" || *pod.key.namespace == *namespace);
     if name == "*" {
-        let pods: Vec<ObjectKey> = here().map(|pod| pod.key.clone()).collect();
+        let pods: Vec<&Pod> = here().collect();
         anyhow::ensure!(
             !pods.is_empty(),
             "there is no pod in namespace {namespace}{}",
             hint(namespace, cluster.namespaces.keys().map(|n| &**n))
         );
-        return Ok(End::Pods(pods));
+        return group(pods);
     }
     let key = ObjectKey::new(namespace, name);
     if cluster.pods.contains_key(&key) {
@@ -173,7 +186,7 @@ fn named(survey: &Survey, namespace: &str, name: &str) -> anyhow::Result<End> {
         anyhow::bail!("{key} is the name of several workloads; write {}", ways.join(" or "));
     }
     if !kinds.is_empty() {
-        return Ok(End::Pods(here().filter(is_owned).map(|pod| pod.key.clone()).collect()));
+        return group(here().filter(is_owned).collect());
     }
     if survey.frontends.contains_key(&key) {
         return Ok(End::Service(key));
@@ -222,12 +235,12 @@ fn of_kind(survey: &Survey, kind: &str, key: &ObjectKey) -> anyhow::Result<End> 
                 let owner = pod.owner.as_ref().filter(|owner| is_kind(&owner.kind));
                 pod.key.namespace == key.namespace && owner.is_some_and(|o| o.name == key.name)
             });
-            let pods: Vec<ObjectKey> = owned.map(|pod| pod.key.clone()).collect();
+            let pods: Vec<&Pod> = owned.collect();
             anyhow::ensure!(
                 !pods.is_empty(),
                 "there is no pod of {kind} {key} in the input; {WAYS}"
             );
-            Ok(End::Pods(pods))
+            group(pods)
         }
     }
 }
