@@ -68,7 +68,8 @@ impl Port {
                 let found = each.fold(TrafficSet::nothing(), |all, set| all.union(&set));
                 anyhow::ensure!(
                     !found.is_nothing(),
-                    "no container of the destination has a port named {name:?}{}",
+                    "no container of the destination has a {}port named {name:?}{}",
+                    only.map(|protocol| format!("{protocol} ")).unwrap_or_default(),
                     names(destinations)
                 );
                 found
@@ -77,10 +78,12 @@ impl Port {
     }
 }
 
-/// The names that container ports of these pods have.
+/// The names that container ports of these pods have, with their protocols.
 fn names(pods: &[&Pod]) -> String {
-    let names = pods.iter().flat_map(|pod| &pod.ports).filter_map(|port| port.name.as_deref());
-    let names: std::collections::BTreeSet<&str> = names.collect();
+    let ports = pods.iter().flat_map(|pod| &pod.ports);
+    let names =
+        ports.filter_map(|port| Some(format!("{} ({})", port.name.as_ref()?, port.protocol)));
+    let names: std::collections::BTreeSet<String> = names.collect();
     match names.is_empty() {
         true => String::new(),
         false => format!("; it has {}", names.into_iter().collect::<Vec<_>>().join(", ")),
