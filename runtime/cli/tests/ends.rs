@@ -213,3 +213,89 @@ fn s13_a_group_leaves_out_pods_that_have_ended() {
     assert_eq!(answers("a/r", "a/job:80", &input), ["a/r > a/job TCP 80 allowed 1"]);
     refused("a/r", "app=alone", &input, "such as pod/a/alone");
 }
+
+/// A pod with this container port that only other=some may reach, and Services in front of it.
+fn shop() -> String {
+    let web = pod("web-0", "web", "n1", &["10.0.0.5", "fd00::5"]);
+    let port = "containers: [{name: c, ports: [{name: http, containerPort: 8080}]}]";
+    [
+        web.replace("containers: [{name: c}]", port)
+            .replace("namespace: a,", "namespace: a, ownerReferences: [{apiVersion: apps/v1, kind: StatefulSet, name: web, uid: u, controller: true}],"),
+        pod("cli", "cli", "n1", &["10.0.0.6", "fd00::6"]),
+        ingress("web", "{from: [{podSelector: {matchLabels: {other: some}}}], ports: [{port: 8080}]}"),
+        service("web", "web", "10.96.0.9", "{name: http, port: 80, targetPort: 8080}, \
+                                            {name: same, port: 8080}"),
+    ]
+    .concat()
+}
+
+/// What the question is told on standard error.
+fn note(source: &str, destination: &str, input: &str) -> String {
+    let out = run(&["explain", source, destination], input);
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+/// S48: a packet to a Service's address is judged by the backends.
+#[test]
+fn s48_an_address_of_a_service_is_the_service() {
+    let shop = shop();
+    assert_eq!(answers("a/cli", "10.96.0.9:80", &shop), ["a/cli > a/web-0 TCP 8080 denied 1"]);
+    assert_eq!(answers("a/cli", "10.96.0.9:http", &shop), ["a/cli > a/web-0 TCP 8080 denied 1"]);
+    let said = note("a/cli", "10.96.0.9:80", &shop);
+    assert!(said.contains("note: 10.96.0.9 is an address of Service a/web"), "{said}");
+    let ports = "Service a/web, whose ports are http (TCP 80), same (TCP 8080)";
+    refused("a/cli", "10.96.0.9:81", &shop, ports);
+    refused("a/cli", "10.96.0.9:80/udp", &shop, ports);
+    let two = shop + &service("two", "cli", "10.96.0.9", "{port: 80}, {port: 90}");
+    refused("a/cli", "10.96.0.9:80", &two, "write svc/a/two or svc/a/web");
+    assert_eq!(answers("a/web-0", "10.96.0.9:90", &two), ["a/web-0 > a/cli TCP 90 allowed 1"]);
+}
+
+/// A name that a workload and a Service share means what has the port; where both have it, what was
+/// taken is said.
+#[test]
+fn a_name_of_pods_and_of_a_service_means_what_has_the_port() {
+    let shop = shop();
+    for (destination, answer, said) in [
+        (
+            "a/web:80",
+            "TCP 8080",
+            "Service a/web; for the pods of this name, write statefulset/a/web:80",
+        ),
+        ("a/web:8080", "TCP 8080", ""),
+        ("a/web:9", "TCP 9", ""),
+        (
+            "a/web:http",
+            "TCP 8080",
+            "taken as statefulset/a/web; for the Service of this name, write svc/a/web:http",
+        ),
+        ("a/web/udp", "UDP 53", ""),
+    ] {
+        assert_eq!(
+            answers("a/cli", destination, &shop),
+            [format!("a/cli > a/web-0 {answer} denied 1")],
+            "{destination}"
+        );
+        let told = note("a/cli", destination, &shop);
+        assert_eq!(!said.is_empty(), told.contains("taken as"), "{destination}: {told}");
+        assert!(told.contains(said), "{destination}: {told}");
+    }
+    let told = note("a/cli", "a/web", &shop);
+    assert!(told.contains("a/web is taken as statefulset/a/web"), "{told}");
+}
+
+/// An IPv6 address and a port are not taken for a longer address without a word.
+#[test]
+fn an_ipv6_address_with_a_port_stands_in_brackets() {
+    let shop = shop();
+    let way = "write [fd00::5]:443, or [fd00::5:443] for that address";
+    refused("2001:db8::1", "fd00::5:443", &shop, way);
+    refused("2001:db8::1", "fd00::5:443/tcp", &shop, way);
+    let denied = ["2001:db8::1 > a/web-0 TCP 443 denied 1"];
+    assert_eq!(answers("2001:db8::1", "[fd00::5]:443", &shop), denied);
+    let address = ["2001:db8::1 > fd00::5:443 TCP 80 allowed 1"];
+    assert_eq!(answers("2001:db8::1", "[fd00::5:443]:80", &shop), address);
+    let known = shop + &pod("known", "k", "n1", &["fd00::5:443"]);
+    let pod = ["2001:db8::1 > a/known TCP 80 allowed 1"];
+    assert_eq!(answers("2001:db8::1", "fd00::5:443/tcp", &known), pod);
+}

@@ -1,7 +1,7 @@
 //! Questions that people ask about a cluster, in the words in which they ask them.
 //!
-//! Here: the ends of a connection as they are written ([`end`]), ports ([`port`]), answers with the
-//! way to them ([`story`]), what this node's kernel makes of a packet ([`installed`]), names of
+//! Here: the ends of a connection as they are written ([`end`]), ports ([`port`]), whole questions
+//! ([`question`]), answers with the way to them ([`story`]), what this node's kernel makes of a packet ([`installed`]), names of
 //! units ([`names`]), and what `list` and `diff` print. Not here: the answers themselves
 //! (`netpolc-analyze`, the oracle).
 
@@ -11,6 +11,7 @@ pub mod installed;
 pub mod names;
 pub mod page;
 pub mod port;
+pub mod question;
 pub mod rows;
 pub mod story;
 pub mod tell;

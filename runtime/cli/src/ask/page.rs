@@ -135,6 +135,7 @@ fn stories(
             destination: end(&destination)?,
             port: None,
             protocol: None,
+            via: None,
         };
         let stories = story::stories(survey, &asked).ok()?;
         let question = format!("{source} -> {destination}");

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::{
     ask::{
-        end, port,
-        story::{self, Asked, Story},
+        question::{self, Reading},
+        story::{self, Story},
         tell::{Style, tell},
     },
     cli::{ask::StoryFormat, request::Input},
@@ -112,13 +112,11 @@ fn without_comment(line: &str) -> &str {
 
 fn one(survey: &Survey, file: &str, number: usize, line: &str) -> Result {
     let judged = expectation(line).and_then(|expected| {
-        let (destination, port, protocol) = port::split(expected.destination)?;
-        let asked = Asked {
-            source: end::find(survey, expected.source)?,
-            destination: end::find(survey, destination)?,
-            port,
-            protocol,
-        };
+        let Reading { asked, note } =
+            question::read(survey, expected.source, expected.destination)?;
+        if let Some(note) = note {
+            output::complain(format_args!("note: {file}:{number}: {note}"));
+        }
         let mut stories = story::stories(survey, &asked)?;
         stories.retain(|story| story.allowed != expected.allowed);
         Ok(stories)

@@ -10,9 +10,8 @@ use netpolc_kube_sync::{Absent, Survey};
 
 use crate::{
     ask::{
-        end,
         installed::{Installed, Policies},
-        port,
+        question::{self, Reading},
         story::{self, Asked},
         tell::{Style, tell, tell_installed},
     },
@@ -78,13 +77,11 @@ fn in_kernel(explain: &Explain, pin_dir: &Path) -> anyhow::Result<Outcome> {
 }
 
 fn asked(explain: &Explain, survey: &Survey) -> anyhow::Result<Asked> {
-    let (destination, port, protocol) = port::split(&explain.destination)?;
-    Ok(Asked {
-        source: end::find(survey, &explain.source)?,
-        destination: end::find(survey, destination)?,
-        port,
-        protocol,
-    })
+    let Reading { asked, note } = question::read(survey, &explain.source, &explain.destination)?;
+    if let Some(note) = note {
+        output::complain(format_args!("note: {note}"));
+    }
+    Ok(asked)
 }
 
 fn show(text: &str) -> anyhow::Result<()> {

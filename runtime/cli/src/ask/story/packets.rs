@@ -28,6 +28,8 @@ pub struct Asked {
     pub port: Option<Port>,
     /// The protocol; None: TCP where there is a port, and else whichever.
     pub protocol: Option<Transport>,
+    /// The one of the Service's addresses that is asked about; None: whichever.
+    pub via: Option<IpAddr>,
 }
 
 /// A packet that stands for all of which policies say the same.
@@ -185,6 +187,7 @@ impl Asking<'_> {
         let backends = frontend::backends(self.cluster(), &self.survey.frontends, key, &choice)?;
         let is_asked = |backend: &&Backend| {
             asked.protocol.is_none_or(|asked| asked == Transport::from(backend.frontend.protocol))
+                && asked.via.is_none_or(|via| via.is_ipv4() == backend.address.is_ipv4())
         };
         let (behind, destinations): (Vec<Backend>, Vec<Sample>) = backends
             .iter()
@@ -212,7 +215,9 @@ impl Asking<'_> {
                             destination: destination.party(backend.address),
                             protocol,
                             port: Some(backend.port),
-                            via: backend.via,
+                            via: asked
+                                .via
+                                .map_or(backend.via, |at| Some((at, backend.frontend.number))),
                         },
                         source: source.name(),
                         destination: destination.name(),
