@@ -8,6 +8,8 @@ mod packets;
 mod reason;
 mod samples;
 
+use std::collections::HashSet;
+
 use netpolc_analyze::{
     around::around,
     nearest::{self, Miss, Packet, RuleName},
@@ -152,14 +154,16 @@ pub fn stories(survey: &Survey, asked: &Asked) -> anyhow::Result<Vec<Story>> {
         let ends = (meant.source.clone(), meant.destination.clone());
         match told.iter_mut().find(is_same) {
             // The same pair over the other family of addresses is no further pair.
-            Some(known) if known.ends.contains(&ends) => {}
+            Some(known) if known.seen.contains(&ends) => {}
             Some(known) => {
-                known.ends.push(ends);
+                known.add(ends);
                 known.story.pairs += meant.pairs;
             }
             None => {
                 let story = story(survey, &cluster, &meant, &judged);
-                told.push(Told { reasons, story, ends: vec![ends] });
+                let mut new = Told { reasons, story, ends: Vec::new(), seen: HashSet::new() };
+                new.add(ends);
+                told.push(new);
             }
         }
     }
@@ -173,9 +177,16 @@ struct Told {
     reasons: [oracle::Reason; 2],
     story: Story,
     ends: Vec<(String, String)>,
+    /// The same, to find them by.
+    seen: HashSet<(String, String)>,
 }
 
 impl Told {
+    fn add(&mut self, ends: (String, String)) {
+        self.seen.insert(ends.clone());
+        self.ends.push(ends);
+    }
+
     fn story(self) -> Story {
         let source = named(self.ends.iter().map(|(source, _)| source.as_str()));
         let destination = named(self.ends.iter().map(|(_, destination)| destination.as_str()));
@@ -187,13 +198,14 @@ impl Told {
 fn named<'n>(names: impl Iterator<Item = &'n str>) -> String {
     let mut distinct: Vec<&str> = Vec::new();
     for name in names {
-        if !distinct.contains(&name) {
-            distinct.push(name);
+        if distinct.contains(&name) {
+            continue;
         }
-    }
-    if distinct.len() > NAMED {
-        distinct.truncate(NAMED);
-        distinct.push("...");
+        if distinct.len() == NAMED {
+            distinct.push("...");
+            break;
+        }
+        distinct.push(name);
     }
     distinct.join(", ")
 }
