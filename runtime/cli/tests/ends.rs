@@ -246,6 +246,8 @@ fn s48_an_address_of_a_service_is_the_service() {
     let ports = "Service a/web, whose ports are http (TCP 80), same (TCP 8080)";
     refused("a/cli", "10.96.0.9:81", &shop, ports);
     refused("a/cli", "10.96.0.9:80/udp", &shop, ports);
+    let other = "has no such port for UDP, but http (TCP 80)";
+    refused("a/cli", "svc/a/web:80/udp", &shop, other);
     let two = shop + &service("two", "cli", "10.96.0.9", "{port: 80}, {port: 90}");
     refused("a/cli", "10.96.0.9:80", &two, "write svc/a/two or svc/a/web");
     assert_eq!(answers("a/web-0", "10.96.0.9:90", &two), ["a/web-0 > a/cli TCP 90 allowed 1"]);

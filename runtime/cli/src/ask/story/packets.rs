@@ -197,6 +197,17 @@ impl Asking<'_> {
                 (backend.clone(), Sample::of(Member::new(self.cluster(), pod, addresses)))
             })
             .unzip();
+        if behind.is_empty() {
+            let mut ports: Vec<String> =
+                backends.iter().map(|backend| backend.frontend.to_string()).collect();
+            ports.dedup();
+            let protocol = asked.protocol.map(|asked| nearest::asked(asked.number(), None));
+            anyhow::bail!(
+                "Service {key} has no such port for {}, but {}",
+                protocol.unwrap_or_default(),
+                ports.join(", ")
+            );
+        }
         let of_one_pod = is_one_pod(sources, &destinations);
         let mut found = Vec::new();
         for source in sources {
