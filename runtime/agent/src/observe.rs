@@ -180,6 +180,11 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         self.observer.flows.drain(..).collect()
     }
 
+    /// How many flows nobody has taken in time, since the last call.
+    pub fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.observer.dropped)
+    }
+
     /// How many packets were noticed and not recorded since the last call, by pod, direction and
     /// why they should have been; exact once nothing happens any more.
     pub fn take_unrecorded(&mut self) -> BTreeMap<(Option<ObjectKey>, Hook, Noted), u64> {

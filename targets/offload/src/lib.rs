@@ -11,7 +11,7 @@ use netpolc_host::Connection;
 use netpolc_table::{EndpointId, IfIndex, Incarnation, Program, Write};
 use netpolc_target::{
     Amendment, Capabilities, Compared, Damage, Error, NodeTarget, OffloadRecord, Origin, Reader,
-    Taken, Target,
+    Recorder, Taken, Target,
 };
 use netpolc_target_ebpf::Ebpf;
 use netpolc_target_flower::{
@@ -196,6 +196,11 @@ impl NodeTarget for Offload {
 
     fn under_way(&self) -> bool {
         self.ebpf.under_way()
+    }
+
+    /// Of what eBPF decides: a NIC records nothing.
+    fn recorder(&mut self) -> Result<Option<Box<dyn Recorder>>, Error> {
+        NodeTarget::recorder(&mut self.ebpf)
     }
 
     /// Of eBPF's tables only: filters in NICs are compared whenever they are updated, and what one

@@ -61,6 +61,9 @@ pub async fn serve(
     let mut plugins = Plugins::open(options, &watch)?;
     supervisor.set_waiting(waiting(watch.incomplete()));
     let mut taint = options.startup_taint.as_deref();
+    if options.passes == Passes::UntilStopped {
+        supervisor.observe();
+    }
     tokio::pin!(stop);
     let (mut retry, mut auditor) = (Retry::default(), Auditor::new(options.audit_interval));
     loop {
@@ -76,6 +79,7 @@ pub async fn serve(
         tokio::select! {
             () = &mut stop => break,
             () = tokio::time::sleep(supervisor.pause()) => {}
+            () = supervisor.flows.due() => if supervisor.take_flows() { continue },
             update = watch.next(supervisor.agent.cluster()) => {
                 retry.hasten();
                 let nodes = matches!(&update, Update::Changes(changes) if about_nodes(changes));

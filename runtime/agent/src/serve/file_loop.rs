@@ -42,6 +42,9 @@ pub async fn serve(
         Supervisor::new(options.node.clone(), options.pin_dir.clone(), metrics, host, network)?;
     supervisor.agent.set_default(options.by_default.clone());
     supervisor.agent.set_enforcement(options.enforcement);
+    if options.passes == Passes::UntilStopped {
+        supervisor.observe();
+    }
     tokio::pin!(stop);
     files.read();
     let (mut retry, mut auditor) = (Retry::default(), Auditor::new(options.audit_interval));
@@ -50,6 +53,7 @@ pub async fn serve(
         tokio::select! {
             () = &mut stop => break,
             () = tokio::time::sleep(supervisor.pause()) => {}
+            () = supervisor.flows.due() => if supervisor.take_flows() { continue },
             () = watch.changed() => {
                 watch.debounce().await;
                 watch.renew();

@@ -8,6 +8,7 @@
 //! - [`sandboxes`]: what CNI reports about pods; [`sandbox_store`] keeps it for the next agent
 //! - [`record`]: the state file that `netpolc status` reads; [`state_dir`] says where it is
 //! - [`policy_status`]: which policies the tables come from
+//! - [`flows`]: the socket on which `netpolc flows` reads what was decided about packets
 //! - [`metrics`]: what monitoring reads
 //! - [`sole`]: the claim that keeps a second agent out of the network namespace
 //!
@@ -18,6 +19,7 @@ pub mod cluster_loop;
 pub mod file_loop;
 pub mod file_watch;
 pub mod files;
+pub mod flows;
 pub mod metrics;
 mod options;
 pub mod policy_status;

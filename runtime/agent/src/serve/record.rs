@@ -171,6 +171,7 @@ impl Record {
         // Enforcement is gone, so nobody needs these any more.
         let _ = std::fs::remove_file(state_dir::lock(pin_dir));
         let _ = std::fs::remove_file(state_dir::sandboxes(pin_dir));
+        let _ = std::fs::remove_file(state_dir::flows(pin_dir));
         match std::fs::remove_file(state_dir::record(pin_dir)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => {

@@ -36,6 +36,11 @@ pub fn sandboxes(pin_dir: &Path) -> PathBuf {
     record(pin_dir).with_extension("sandboxes")
 }
 
+/// The path of the socket on which flows are served, beside the record.
+pub fn flows(pin_dir: &Path) -> PathBuf {
+    record(pin_dir).with_extension("flows")
+}
+
 /// Writes a file atomically. Only its owner may read it, since its contents about pods and policies
 /// are not public.
 ///

@@ -21,6 +21,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     Pass,
+    flows::{Flows, line::Missing},
     metrics::Metrics,
     policy_status::policy_status,
     record::{Alive, Record, TriedRecord},
@@ -48,6 +49,16 @@ const UNFOUND_GRACE: Duration = Duration::from_secs(2);
 enum Notice {
     Due,
     Sent,
+}
+
+/// Whether an agent observes packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Observes {
+    /// It does not, and will not.
+    Never,
+    /// It will once it has made an update: before, ids in records mean nothing to it.
+    FromFirstUpdate,
+    Now,
 }
 
 /// Two ClusterNetworkPolicies of one priority that answer differently for some packet (S64).
@@ -84,6 +95,10 @@ pub struct Supervisor<H, N> {
     pub on_hold: bool,
     /// What monitoring reads, where the loops note what only they know.
     pub metrics: Arc<Metrics>,
+    /// When flows are to be taken, and what becomes of them.
+    pub flows: Flows,
+    /// Whether packets are to be observed from the first update on.
+    observes: Observes,
     /// The objects that are set aside, as they were last logged.
     aside: BTreeMap<(Kind, ObjectKey), Aside>,
     /// What policies that are only tried would have done to packets since the agent started.
@@ -135,6 +150,8 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
         agent.set_pulse(move || pulse.turned());
         let mut supervisor = Self {
             metrics,
+            flows: Flows::default(),
+            observes: Observes::Never,
             on_hold,
             agent,
             problems: vec![],
@@ -196,6 +213,44 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
             }
         }
         self.stale = true;
+        if self.observes == Observes::FromFirstUpdate {
+            self.start_observing();
+        }
+    }
+
+    /// Has packets observed from the first update on, where the target can. To be called within a
+    /// runtime.
+    pub fn observe(&mut self) {
+        self.observes = Observes::FromFirstUpdate;
+    }
+
+    fn start_observing(&mut self) {
+        self.observes = Observes::Never;
+        match self.agent.observe() {
+            Ok(true) => {
+                self.flows = Flows::open(&self.pin_dir);
+                self.observes = Observes::Now;
+            }
+            Ok(false) => tracing::info!(
+                "this target does not record packets, so there are no \
+                flows"
+            ),
+            Err(error) => tracing::warn!(%error, "packets cannot be observed, so there are no \
+                flows; what is enforced does not depend on it"),
+        }
+    }
+
+    /// Takes what was observed since the last time, and hands it on. Returns whether the loop has
+    /// nothing else to do.
+    pub fn take_flows(&mut self) -> bool {
+        if self.observes == Observes::Now {
+            let flows = self.agent.take_flows();
+            let lost = self.agent.take_dropped();
+            let count = self.flows.is_count_due(Instant::now());
+            let missing = if count { self.agent.take_unrecorded() } else { Missing::new() };
+            self.flows.publish(flows, lost, missing);
+        }
+        !self.is_check_due()
     }
 
     /// Covers interfaces that have appeared, even while changes are held off.
@@ -210,13 +265,17 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
     /// Once per heartbeat, checks whether everything that was installed in the kernel is still
     /// there, and lets the target prepare for later updates.
     pub fn heartbeat(&mut self) {
-        if self.checked.is_none_or(|last| last.elapsed() >= self.pause()) {
+        if self.is_check_due() {
             self.check();
             self.count_trials();
             if let Err(error) = self.agent.look_ahead() {
                 tracing::warn!(%error, "preparing for later updates has failed and is retried");
             }
         }
+    }
+
+    fn is_check_due(&self) -> bool {
+        self.checked.is_none_or(|last| last.elapsed() >= self.pause())
     }
 
     /// Takes over what was counted of packets that policies which are only tried would treat
