@@ -3,8 +3,8 @@
 
 use std::{borrow::Cow, fmt::Write};
 
-/// Does this character do something other than being shown?
-fn controls(c: char) -> bool {
+/// Does a terminal obey this character, or does it change how others are shown?
+pub fn controls(c: char) -> bool {
     c.is_control()
         || matches!(
             c,

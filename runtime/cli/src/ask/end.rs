@@ -122,7 +122,11 @@ fn group(pods: Vec<&Pod>) -> anyhow::Result<End> {
     Ok(End::Pods(active))
 }
 
-fn selector(text: &str) -> anyhow::Result<Selector> {
+/// Parses labels as `kubectl -l` takes them: `app=web,tier!=x,!canary`.
+///
+/// # Errors
+/// A part names no label.
+pub fn selector(text: &str) -> anyhow::Result<Selector> {
     let requirement = |part: &str| {
         let (key, operator) = if let Some((key, value)) = part.split_once("!=") {
             (key, Operator::NotIn(vec![value.trim().into()]))

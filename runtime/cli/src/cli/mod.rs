@@ -2,6 +2,7 @@
 //! [`request`], which is all that commands see.
 
 pub mod ask;
+pub mod flows;
 pub mod lint;
 pub mod raw;
 pub mod request;

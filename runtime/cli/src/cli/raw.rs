@@ -162,6 +162,9 @@ Examples:
   netpolc agent --kubernetes --node worker-1           as a pod of the cluster
   netpolc agent --kubernetes --kubeconfig admin.conf --node worker-1")]
     Agent(Agent),
+    /// Show which packets were denied and which connections opened on this node, and by which rules
+    #[command(after_help = super::flows::EXAMPLES)]
+    Flows(Box<super::flows::Flows>),
     /// Show what is enforced on this node
     #[command(after_help = "Examples:\n  netpolc status\n  netpolc status -o json")]
     Status(Status),

@@ -13,7 +13,9 @@ use netpolc_target_flower::{capability::Capabilities, lowered::Mode};
 
 use super::raw::{AgentTarget, Report};
 use crate::{
-    command::{diff::Diff, expect::Test, explain::Explain, list::List, verify::Verify},
+    command::{
+        diff::Diff, expect::Test, explain::Explain, flows::Flows, list::List, verify::Verify,
+    },
     judge::JudgeName,
     output::Notation,
 };
@@ -39,6 +41,8 @@ pub enum Command {
     Lint(crate::command::lint::Lint),
     /// `netpolc agent`, which enforces policies.
     Agent(Agent),
+    /// `netpolc flows`, which shows what was decided about packets.
+    Flows(Flows),
     /// `netpolc status`, with the pin folder and the output format.
     Status(PathBuf, Report),
     /// `netpolc offload`, with the interface (None for all) and the output format.

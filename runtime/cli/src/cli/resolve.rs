@@ -192,6 +192,7 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
                 options,
             })
         }
+        raw::Command::Flows(f) => Command::Flows(f.resolve()?),
         raw::Command::Status(s) => Command::Status(pin_dir(s.installed)?, s.output),
         raw::Command::Offload(o) => Command::Offload(o.interface, o.output),
         raw::Command::Detach(d) => Command::Detach(pin_dir(d)?),
@@ -384,7 +385,7 @@ fn cni(command: raw::Cni) -> anyhow::Result<Cni> {
 
 /// Checks the pin folder: bpffs accepts no names with dots, and the names of state files derive
 /// from the absolute path.
-fn pin_dir(installed: raw::Installed) -> anyhow::Result<PathBuf> {
+pub(super) fn pin_dir(installed: raw::Installed) -> anyhow::Result<PathBuf> {
     let dir = installed.pin_dir;
     let name = dir.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     if !dir.is_absolute() || name.is_empty() || name.contains('.') {

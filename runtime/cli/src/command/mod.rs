@@ -12,6 +12,7 @@ pub mod eval;
 pub mod expect;
 pub mod explain;
 pub mod flower;
+pub mod flows;
 pub mod lint;
 pub mod list;
 pub mod offload;
@@ -38,6 +39,7 @@ pub fn run(command: &Command) -> anyhow::Result<Outcome> {
         Command::Verify(options) => verify::run(options),
         Command::Lint(options) => lint::run(options),
         Command::Agent(options) => agent::run(options),
+        Command::Flows(options) => flows::run(options),
         Command::Status(pin_dir, report) => status::run(pin_dir, *report),
         Command::Offload(interface, report) => offload::run(interface.as_deref(), *report),
         Command::Detach(pin_dir) => detach::run(pin_dir),
