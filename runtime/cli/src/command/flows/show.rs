@@ -9,9 +9,8 @@ use netpolc_agent::{
     flow::{Flow, Peer, Verdict},
     serve::flows::line::{Line, Unrecorded},
 };
-use netpolc_policy::Direction;
-
 use netpolc_kube_sync::{controls, plain};
+use netpolc_policy::Direction;
 
 use super::time;
 use crate::{
