@@ -20,10 +20,18 @@ use crate::{
 pub(super) fn check(lint: &mut Lint<'_, '_>) {
     let mut found = Vec::new();
     // Policies are in the order of their keys, so those of a namespace stand together. The last one
-    // is looked at first, so that of two the first one stays.
+    // is looked at first, so that of two the first one stays; and those that only isolate are
+    // looked at when it is known which others could go, since these isolate, too.
     let mut gone: Vec<Without> = Vec::new();
+    let same =
+        |a: &Selecting<'_>, b: &Selecting<'_>| a.policy.key.namespace == b.policy.key.namespace;
+    let in_turn = lint.policies.chunk_by(same).flat_map(|here| {
+        let (rules, nothing): (Vec<_>, Vec<_>) =
+            here.iter().rev().partition(|of| of.rules().next().is_some());
+        rules.into_iter().chain(nothing)
+    });
     let mut before: Option<&str> = None;
-    for of in lint.policies.iter().rev() {
+    for of in in_turn {
         let policy = of.policy;
         let is_enforced = matches!(of.object, Object::NetworkPolicy(_));
         if !is_enforced || policy.mode != Mode::Enforced || of.profiles.is_empty() {
@@ -48,9 +56,7 @@ pub(super) fn check(lint: &mut Lint<'_, '_>) {
                 String::new(),
                 policy_says(why, adds, pods),
             ));
-            if adds == Adds::Rules {
-                gone.push(out);
-            }
+            gone.push(out);
             continue;
         }
         let rules: Vec<_> = of.rules().collect();

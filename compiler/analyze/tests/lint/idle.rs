@@ -70,6 +70,9 @@ fn a_policy_that_isolates_is_needed_where_no_other_one_does() {
     let all = all.policy("shop/api", &from("api", "app: db", ""));
     let head = "note NetworkPolicy shop/deny";
     finds(check, all.yaml(), head, "other policies isolate 3 pods", "pods to come");
+    // Of two that isolate the same pods one is needed.
+    let twice = shop().policy("shop/deny", deny).policy("shop/too", deny);
+    finds(check, twice.yaml(), "note NetworkPolicy shop/too", "other policies isolate 3 pods", "");
     // Without an isolation that closes something a policy changes nothing either, if it opens all.
     let open = shop().policy("shop/open", "podSelector: {}, ingress: [{}]");
     finds(check, open.yaml(), "warning NetworkPolicy shop/open", "", "");
@@ -125,11 +128,23 @@ fn a_tier_that_another_one_decides() {
     only_notes(check, isolated.yaml());
 }
 
+/// Does the finding say that something may be removed? So does a note about a NetworkPolicy that
+/// only isolates.
+fn may_go(finding: &Finding) -> bool {
+    match finding.check {
+        Check::PolicyChangesNothing => {
+            finding.severity > Severity::Note || matches!(finding.object, Object::NetworkPolicy(_))
+        }
+        Check::RuleChangesNothing => finding.severity > Severity::Note,
+        _ => false,
+    }
+}
+
 /// What is left of a cluster where everything is removed that findings say changes nothing.
 fn without(cluster: &Cluster, found: &[Finding]) -> Cluster {
     let mut left = cluster.clone();
     let mut rules: Vec<(&Object, &str)> = Vec::new();
-    for finding in found.iter().filter(|f| f.severity > Severity::Note) {
+    for finding in found.iter().filter(|finding| may_go(finding)) {
         match (finding.check, &finding.object) {
             (Check::PolicyChangesNothing, Object::NetworkPolicy(key)) => {
                 left.policies.remove(key);
@@ -183,10 +198,7 @@ fn what_changes_nothing_may_all_be_removed_at_once() {
         let cluster = random::cluster(&mut rng, &Shape { claims, ..Shape::default() });
         let mut before = Analysis::new(&cluster);
         let found = findings(&mut before, &Facts::default());
-        let idle = found.iter().filter(|f| {
-            let checks = [Check::PolicyChangesNothing, Check::RuleChangesNothing];
-            checks.contains(&f.check) && f.severity > Severity::Note
-        });
+        let idle = found.iter().filter(|finding| may_go(finding));
         let idle: Vec<&Finding> = idle.collect();
         removed += idle.len();
         let is_tier = |f: &&&Finding| matches!(f.object, Object::ClusterNetworkPolicy(_));
