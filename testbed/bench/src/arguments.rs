@@ -54,6 +54,8 @@ impl Arguments {
 pub enum BenchPart {
     /// Cost per packet by BPF_PROG_TEST_RUN (needs root)
     Packet,
+    /// What a record of a packet costs, by BPF_PROG_TEST_RUN (needs root)
+    Records,
     /// Decoding, compiling and pod events of a big cluster
     Compile,
     /// Lists, differences, explanations and proofs of big clusters

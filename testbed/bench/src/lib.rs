@@ -19,7 +19,8 @@ pub mod kube;
 pub mod packet;
 pub mod path;
 pub mod probe;
-pub mod rival;
+pub mod records;
+mod rival;
 pub mod tenants;
 mod world;
 
@@ -84,8 +85,8 @@ impl Section {
 pub fn run(options: &Bench) -> anyhow::Result<Outcome> {
     let mut sections = Vec::new();
     // Answers and compiling come first: they measure this process's memory.
-    use BenchPart::{Ask, Compile, Connections, Flower, Kube, Packet, Path, Tenants};
-    for part in [Ask, Compile, Packet, Path, Connections, Kube, Flower, Tenants] {
+    use BenchPart::{Ask, Compile, Connections, Flower, Kube, Packet, Path, Records, Tenants};
+    for part in [Ask, Compile, Packet, Records, Path, Connections, Kube, Flower, Tenants] {
         if !options.parts.contains(&part) {
             continue;
         }
@@ -93,6 +94,7 @@ pub fn run(options: &Bench) -> anyhow::Result<Outcome> {
             BenchPart::Ask => ask::run(progress)?,
             BenchPart::Compile => compiling(&compile::run(options.rounds, progress)?),
             BenchPart::Packet => packet::run(options.rounds)?,
+            BenchPart::Records => records::run(options.rounds)?,
             BenchPart::Kube => kube::run(progress)?,
             BenchPart::Connections => connections::run(progress)?,
             BenchPart::Flower => flower::run(options.rounds)?,
