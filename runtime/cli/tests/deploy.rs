@@ -327,6 +327,23 @@ fn options_of_the_chart_do_what_they_say() {
         assert!(arguments.contains(argument), "{arguments}");
     }
 
+    for (to, argument, volume) in [
+        ("none", None, None),
+        ("stdout", Some("--flow-log=-"), None),
+        ("file", Some("--flow-log=/var/log/netpolc/flows.jsonl"), Some("/logs")),
+    ] {
+        let set = format!("flowLog.to={to}");
+        let objects = chart(&["-set", &set, "-set", "flowLog.hostDir=/logs"]);
+        let (pod, agent) = (pod(&objects), &pod(&objects)["containers"][0]);
+        let arguments = agent["args"].as_array().unwrap().iter().map(|a| a.as_str().unwrap());
+        let found = arguments.clone().find(|a| a.starts_with("--flow-log"));
+        assert_eq!(found, argument, "{to}");
+        let volumes = pod["volumes"].as_array().unwrap();
+        let found = volumes.iter().find(|volume| volume["name"] == "flow-log");
+        assert_eq!(found.and_then(|v| v["hostPath"]["path"].as_str()), volume, "{to}");
+        assert_eq!(names(&agent["volumeMounts"]).contains(&"flow-log"), volume.is_some());
+    }
+
     let objects = chart(&["-set", "metrics.address=0.0.0.0", "-set", "metrics.port=1234"]);
     assert_eq!(find(&objects, "ConfigMap")["data"]["METRICS_ADDRESS"], "0.0.0.0:1234");
     let probe = &pod(&objects)["containers"][0]["readinessProbe"]["httpGet"];
@@ -372,7 +389,7 @@ fn the_dashboard_asks_for_metrics_that_exist() {
     let text =
         fs::read_to_string(folder.join("deploy/helm/netpolc/dashboards/netpolc.json")).unwrap();
     serde_json::from_str::<Value>(&text).unwrap();
-    let sources = ["mod.rs", "collect.rs", "watched.rs"]
+    let sources = ["mod.rs", "collect.rs", "flows.rs", "watched.rs"]
         .map(|f| fs::read_to_string(folder.join("agent/src/serve/metrics").join(f)).unwrap());
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let metrics: BTreeSet<&str> = words.filter_map(|w| w.strip_prefix("netpolc_")).collect();

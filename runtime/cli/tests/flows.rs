@@ -1,12 +1,14 @@
 //! `netpolc flows` on a node with real packets: what is denied, allowed and only tried, with both
-//! ends and the rules; filters; files; agents that come and go; readers who do not read. Needs root.
+//! ends and the rules; filters; files; logs; agents that come and go; readers who do not read.
+//! Needs root.
 
 mod common;
 
 use std::{
     fs::{self, File},
-    io::Write as _,
-    os::unix::net::UnixStream,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    os::unix::{fs::MetadataExt as _, net::UnixStream},
     path::PathBuf,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
@@ -95,6 +97,16 @@ impl Watched {
         lines.filter_map(|mut line| Some(line.get_mut("flow")?.take())).collect()
     }
 
+    fn metrics(&self) -> String {
+        let scrape = || {
+            let mut stream = TcpStream::connect("127.0.0.1:9643").unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: n1\r\nConnection: close\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).map(|_| text)
+        };
+        self.node.net.node("n1").unwrap().run(scrape).unwrap().unwrap()
+    }
+
     /// Waits for a flow that these arguments find.
     fn one(&self, arguments: &str) -> Value {
         self.until(arguments, || !self.found(arguments).is_empty());
@@ -177,6 +189,43 @@ fn s87_s88_flows_name_both_ends_and_the_rules_that_decided() {
     let arguments = ["--verdict", "denied", "--from-pod", "default/other"];
     let read = node.text(&[&["--input-file", file.to_str().unwrap()], &arguments[..]].concat());
     assert_eq!(read, node.text(&[&["--last", "50"], &arguments[..]].concat()));
+    fs::remove_file(file).unwrap();
+}
+
+/// Flows are logged and counted, by what has decided.
+#[test]
+fn flows_are_logged_and_counted() {
+    let node = Node::up("flows-log", &[REDIS]);
+    node.apply(Some(UI_TO_DB));
+    let log = node.folder.with_extension("agent");
+    let file = node.folder.with_extension("flows");
+    let mut watched = Watched { agent: None, node, log };
+    let path = file.to_str().unwrap();
+    watched.start(&["--flow-log", path, "--metrics-address=127.0.0.1:9643"]);
+    let denied = ["--input-file", path, "--verdict", "denied", "--policy", "default/db"];
+    watched.until("a denial is logged", || !watched.text(&denied).is_empty());
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.lines().all(|line| line.starts_with("{\"flow\":{")), "{text}");
+    let counted = |name: &str| watched.metrics().lines().any(|line| line.starts_with(name));
+    watched.until("it is counted", || counted("netpolc_flows_total{verdict=\"denied\"} "));
+    let by_policy = "netpolc_policy_flows_total{policy=\"default/db\",verdict=\"denied\"} ";
+    assert!(counted(by_policy), "{}", watched.metrics());
+
+    // A log that cannot be opened is not started without.
+    watched.stop();
+    let from = watched.node.folder.to_str().unwrap();
+    let arguments = ["agent", "--node=n1", "--from", from, "--flow-log", from];
+    let output = watched.node.netpolc(&arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && said.contains("--flow-log /"), "{said}");
+    // Standard output has nothing but flows.
+    let shown = File::create(&file).unwrap();
+    let mut command = watched.node.command(&[&arguments[..5], &["-"]].concat());
+    watched.agent = Some(Running::start(command.stdout(shown).stderr(Stdio::null())));
+    watched.until("flows are on standard output", || {
+        !watched.passes("other", "10.7.0.1") && !watched.text(&denied).is_empty()
+    });
     fs::remove_file(file).unwrap();
 }
 

@@ -23,6 +23,7 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{
     Options, Pass, Passes,
     audit::Auditor,
+    flows::Flows,
     metrics::Metrics,
     policy_status::audited,
     retry::Retry,
@@ -36,9 +37,10 @@ use crate::{Standing, network::Network};
 /// Runs an agent until `stop` resolves, or for one pass.
 ///
 /// # Errors
-/// The server's address or credentials are not valid, the CNI socket cannot be created, the
-/// kernel's tables cannot be read, or the watching thread has died. Later failures are reported,
-/// what is enforced stays, and the loop retries; with [`Passes::Once`] they are in the result.
+/// The server's address or credentials are not valid, the CNI socket or the log of flows cannot be
+/// opened, the kernel's tables cannot be read, or the watching thread has died. Later failures are
+/// reported, what is enforced stays, and the loop retries; with [`Passes::Once`] they are in the
+/// result.
 pub async fn serve(
     options: &Options,
     source: watch::Options,
@@ -62,7 +64,7 @@ pub async fn serve(
     supervisor.set_waiting(waiting(watch.incomplete()));
     let mut taint = options.startup_taint.as_deref();
     if options.passes == Passes::UntilStopped {
-        supervisor.observe();
+        supervisor.flows = Flows::wanted(options.flow_log.as_ref())?;
     }
     tokio::pin!(stop);
     let (mut retry, mut auditor) = (Retry::default(), Auditor::new(options.audit_interval));

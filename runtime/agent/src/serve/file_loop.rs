@@ -15,6 +15,7 @@ use super::{
     audit::Auditor,
     file_watch::Watch,
     files::{FileUpdate, Files},
+    flows::Flows,
     metrics::Metrics,
     retry::Retry,
     supervisor::{Links, Supervisor},
@@ -24,8 +25,9 @@ use crate::network::Network;
 /// Runs an agent until `stop` resolves, or for one pass.
 ///
 /// # Errors
-/// The kernel's tables cannot be read at the start. Later failures are reported, what is enforced
-/// stays, and the loop retries; with [`Passes::Once`] they are in the result.
+/// The kernel's tables cannot be read at the start, or the log of flows cannot be opened. Later
+/// failures are reported, what is enforced stays, and the loop retries; with [`Passes::Once`] they
+/// are in the result.
 pub async fn serve(
     options: &Options,
     paths: &[PathBuf],
@@ -43,7 +45,7 @@ pub async fn serve(
     supervisor.agent.set_default(options.by_default.clone());
     supervisor.agent.set_enforcement(options.enforcement);
     if options.passes == Passes::UntilStopped {
-        supervisor.observe();
+        supervisor.flows = Flows::wanted(options.flow_log.as_ref())?;
     }
     tokio::pin!(stop);
     files.read();

@@ -8,7 +8,7 @@
 //! - [`sandboxes`]: what CNI reports about pods; [`sandbox_store`] keeps it for the next agent
 //! - [`record`]: the state file that `netpolc status` reads; [`state_dir`] says where it is
 //! - [`policy_status`]: which policies the tables come from
-//! - [`flows`]: the socket on which `netpolc flows` reads what was decided about packets
+//! - [`flows`]: the socket on which `netpolc flows` reads what was decided about packets, and a log
 //! - [`metrics`]: what monitoring reads
 //! - [`sole`]: the claim that keeps a second agent out of the network namespace
 //!

@@ -7,6 +7,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use netpolc_policy::{ByDefault, Enforcement};
 
+use super::flows::log::FlowLog;
+
 /// What an operator can choose about an agent.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -24,13 +26,15 @@ pub struct Options {
     pub enforcement: Enforcement,
     /// How often the agent compares what the kernel holds with what it has written; None for never.
     pub audit_interval: Option<Duration>,
+    /// Where flows are logged; None for nowhere.
+    pub flow_log: Option<FlowLog>,
     /// Whether the agent ends after one pass.
     pub passes: Passes,
 }
 
 impl Options {
     /// The options of an agent without a CNI plugin and a taint, which isolates nothing by default,
-    /// audits nothing, and runs until it is stopped.
+    /// audits nothing, logs no flows, and runs until it is stopped.
     pub fn new(node: &str, pin_dir: PathBuf) -> Self {
         let passes = Passes::UntilStopped;
         Options {
@@ -41,6 +45,7 @@ impl Options {
             by_default: ByDefault::default(),
             enforcement: Enforcement::default(),
             audit_interval: None,
+            flow_log: None,
             passes,
         }
     }

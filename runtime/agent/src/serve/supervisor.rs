@@ -21,7 +21,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     Pass,
-    flows::{Flows, line::Missing},
+    flows::Flows,
     metrics::Metrics,
     policy_status::policy_status,
     record::{Alive, Record, TriedRecord},
@@ -49,16 +49,6 @@ const UNFOUND_GRACE: Duration = Duration::from_secs(2);
 enum Notice {
     Due,
     Sent,
-}
-
-/// Whether an agent observes packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Observes {
-    /// It does not, and will not.
-    Never,
-    /// It will once it has made an update: before, ids in records mean nothing to it.
-    FromFirstUpdate,
-    Now,
 }
 
 /// Two ClusterNetworkPolicies of one priority that answer differently for some packet (S64).
@@ -97,8 +87,6 @@ pub struct Supervisor<H, N> {
     pub metrics: Arc<Metrics>,
     /// When flows are to be taken, and what becomes of them.
     pub flows: Flows,
-    /// Whether packets are to be observed from the first update on.
-    observes: Observes,
     /// The objects that are set aside, as they were last logged.
     aside: BTreeMap<(Kind, ObjectKey), Aside>,
     /// What policies that are only tried would have done to packets since the agent started.
@@ -151,7 +139,6 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
         let mut supervisor = Self {
             metrics,
             flows: Flows::default(),
-            observes: Observes::Never,
             on_hold,
             agent,
             problems: vec![],
@@ -213,43 +200,13 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
             }
         }
         self.stale = true;
-        if self.observes == Observes::FromFirstUpdate {
-            self.start_observing();
-        }
-    }
-
-    /// Has packets observed from the first update on, where the target can. To be called within a
-    /// runtime.
-    pub fn observe(&mut self) {
-        self.observes = Observes::FromFirstUpdate;
-    }
-
-    fn start_observing(&mut self) {
-        self.observes = Observes::Never;
-        match self.agent.observe() {
-            Ok(true) => {
-                self.flows = Flows::open(&self.pin_dir);
-                self.observes = Observes::Now;
-            }
-            Ok(false) => tracing::info!(
-                "this target does not record packets, so there are no \
-                flows"
-            ),
-            Err(error) => tracing::warn!(%error, "packets cannot be observed, so there are no \
-                flows; what is enforced does not depend on it"),
-        }
+        self.flows.begin(&mut self.agent, &self.pin_dir);
     }
 
     /// Takes what was observed since the last time, and hands it on. Returns whether the loop has
     /// nothing else to do.
     pub fn take_flows(&mut self) -> bool {
-        if self.observes == Observes::Now {
-            let flows = self.agent.take_flows();
-            let lost = self.agent.take_dropped();
-            let count = self.flows.is_count_due(Instant::now());
-            let missing = if count { self.agent.take_unrecorded() } else { Missing::new() };
-            self.flows.publish(flows, lost, missing);
-        }
+        self.flows.take(&mut self.agent, &self.metrics);
         !self.is_check_due()
     }
 

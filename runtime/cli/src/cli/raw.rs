@@ -472,6 +472,9 @@ pub struct Agent {
     /// somebody else has changed it; 0 for never
     #[arg(long, value_name = "SECONDS", default_value_t = AUDIT_INTERVAL, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub audit_interval: u32,
+    /// Write flows here as JSON lines, rotated at 100 MiB; - is standard output [default: nowhere]
+    #[arg(long, value_name = "FILE", conflicts_with = "once")]
+    pub flow_log: Option<PathBuf>,
     /// Bring the kernel in step once, and exit
     #[arg(long)]
     pub once: bool,

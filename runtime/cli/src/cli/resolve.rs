@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use netpolc_agent::serve::{Options, Passes};
+use netpolc_agent::serve::{Options, Passes, flows::log::FlowLog};
 use netpolc_analyze::list::Only;
 use netpolc_cni::{
     config::Fail,
@@ -173,6 +173,10 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
                 enforcement,
                 audit_interval: (a.audit_interval > 0)
                     .then(|| Duration::from_secs(a.audit_interval.into())),
+                flow_log: a.flow_log.map(|path| match is_stdin(&path) {
+                    true => FlowLog::StandardOutput,
+                    false => FlowLog::File(path),
+                }),
                 passes,
             };
             let (max_pods, max_connections) = (a.max_pods, a.max_connections);

@@ -43,7 +43,7 @@ const FULL_FOR: Duration = Duration::from_secs(5);
 /// How long a request may take to arrive, and a reader who does not follow to take some lines.
 const IO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many batches may wait for the thread.
-const BATCHES: usize = 64;
+pub const BATCHES: usize = 64;
 /// How many lines are written at once.
 const AT_ONCE: usize = 64;
 

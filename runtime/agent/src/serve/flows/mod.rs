@@ -1,5 +1,5 @@
 //! What becomes of the agent's flows: they are taken from the agent at short intervals, and handed
-//! to the [`hub`], which keeps and serves them.
+//! to the [`hub`], which keeps and serves them, and to the [`log`], where there is one.
 //!
 //! Taking them is the only part that the agent's loop does itself; the rest is done by threads that
 //! it never waits for. [`line`] is the form in which flows leave the agent. Not here: what a flow
@@ -7,6 +7,7 @@
 
 pub mod hub;
 pub mod line;
+pub mod log;
 
 use std::{
     path::Path,
@@ -14,6 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
+use netpolc_target::NodeTarget;
 use tokio::{
     sync::mpsc,
     time::{Interval, MissedTickBehavior, interval},
@@ -22,25 +25,37 @@ use tokio::{
 use self::{
     hub::Batch,
     line::{Line, Missing, Owed},
+    log::FlowLog,
 };
-use super::state_dir;
-use crate::flow::Flow;
+use super::{metrics::Metrics, state_dir};
+use crate::{Agent, flow::Flow, network::Network};
 
 /// How often flows are taken. Each time lets the pods' budgets of records begin anew (S87).
 const INTERVAL: Duration = Duration::from_millis(50);
 /// How often packets that were not recorded are reported.
 const MISSING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The loop's side of what serves flows.
+/// The loop's side of what serves and logs flows.
 #[derive(Debug, Default)]
-pub struct Flows(Option<Open>);
-
-#[derive(Debug)]
-struct Open {
-    interval: Interval,
-    /// When missing packets were last asked for.
-    counted: Instant,
+pub struct Flows {
+    observes: Observes,
+    interval: Option<Interval>,
+    /// When missing packets were last asked for; None where they never were.
+    counted: Option<Instant>,
     readers: Option<Outlet>,
+    log: Option<Outlet>,
+}
+
+/// Whether the agent observes packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Observes {
+    /// It does not, and will not.
+    #[default]
+    Never,
+    /// It will once it has made an update: before, ids in records mean nothing to it.
+    FromFirstUpdate,
+    /// It does.
+    Now,
 }
 
 /// A thread that takes batches, and what it could not be told in time.
@@ -51,52 +66,91 @@ struct Outlet {
 }
 
 impl Flows {
-    /// Serves flows for the tables pinned in `pin_dir`. Where that is not possible, it is logged,
-    /// and flows are taken all the same. To be called within a runtime.
-    pub fn open(pin_dir: &Path) -> Self {
+    /// Flows from the first update on, which are logged there.
+    ///
+    /// # Errors
+    /// The log cannot be opened.
+    pub fn wanted(to: Option<&FlowLog>) -> anyhow::Result<Self> {
+        let log = to.map(|to| log::start(to).with_context(|| format!("--flow-log {to}")));
+        let log = log.transpose()?.map(Outlet::new);
+        Ok(Self { observes: Observes::FromFirstUpdate, log, ..Self::default() })
+    }
+
+    /// The agent has made an update. Has packets observed from the first one on, where the target
+    /// can, and flows served for the tables pinned in `pin_dir`. To be called within a runtime.
+    pub fn begin<H: NodeTarget, N: Network>(&mut self, agent: &mut Agent<H, N>, pin_dir: &Path) {
+        if self.observes != Observes::FromFirstUpdate {
+            return;
+        }
+        self.observes = Observes::Never;
+        match agent.observe() {
+            Ok(true) => self.open(pin_dir),
+            Ok(false) => tracing::info!(
+                "this target does not record packets, so there are no \
+                flows"
+            ),
+            Err(error) => tracing::warn!(%error, "packets cannot be observed, so there are no \
+                flows; what is enforced does not depend on it"),
+        }
+    }
+
+    /// Where flows cannot be served, they are logged and counted all the same.
+    fn open(&mut self, pin_dir: &Path) {
         let path = state_dir::flows(pin_dir);
-        let readers = match hub::start(&path) {
-            Ok(batches) => Some(Outlet::new(batches)),
+        match hub::start(&path) {
+            Ok(batches) => self.readers = Some(Outlet::new(batches)),
             Err(error) => {
                 tracing::warn!(%error, path = %path.display(), "flows cannot be served; `netpolc \
                     flows` will not find this agent");
-                None
             }
-        };
+        }
         let mut interval = interval(INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self(Some(Open { interval, counted: Instant::now(), readers }))
+        self.interval = Some(interval);
+        self.observes = Observes::Now;
     }
 
     /// Waits until flows are to be taken; for ever where there are none. Cancel safe.
     pub async fn due(&mut self) {
-        match &mut self.0 {
-            Some(open) => drop(open.interval.tick().await),
+        match &mut self.interval {
+            Some(interval) => drop(interval.tick().await),
             None => std::future::pending().await,
         }
     }
 
-    /// Are packets that were not recorded to be asked for? Then they are, and so not again soon.
-    pub fn is_count_due(&mut self, now: Instant) -> bool {
-        let Some(open) = &mut self.0 else { return false };
-        let due = now.duration_since(open.counted) >= MISSING_INTERVAL;
-        if due {
-            open.counted = now;
-        }
-        due
-    }
-
-    /// Hands on what was taken: flows, how many more there were, and packets without a record.
-    pub fn publish(&mut self, flows: Vec<Flow>, lost: u64, missing: Missing) {
-        let Some(Open { readers: Some(readers), .. }) = &mut self.0 else { return };
-        if flows.is_empty() && lost == 0 && missing.is_empty() {
+    /// Takes what the agent has observed since the last time, counts it and hands it on.
+    pub fn take<H: NodeTarget, N: Network>(&mut self, agent: &mut Agent<H, N>, metrics: &Metrics) {
+        if self.observes != Observes::Now {
             return;
         }
+        let (flows, lost, now) = (agent.take_flows(), agent.take_dropped(), Instant::now());
+        let since = |counted| now.duration_since(counted);
+        let mut missing = Missing::new();
+        if self.counted.is_none_or(|counted| since(counted) >= MISSING_INTERVAL) {
+            self.counted = Some(now);
+            missing = agent.take_unrecorded();
+        }
+        if !flows.is_empty() || lost > 0 || !missing.is_empty() {
+            self.publish(flows, lost, missing, metrics);
+        }
+    }
+
+    fn publish(&mut self, flows: Vec<Flow>, lost: u64, missing: Missing, metrics: &Metrics) {
+        metrics.flows.flows(&flows);
         let mut said = Owed::default();
         said.lost(lost);
         said.missing(missing);
+        let said = said.settle();
+        for line in &said {
+            if let Line::Unrecorded(all) = line {
+                metrics.flows.unrecorded(all);
+            }
+        }
         let flows = flows.into_iter().map(|flow| Line::Flow(Box::new(flow)));
-        readers.send(flows.chain(said.settle()).map(Arc::new).collect());
+        let batch: Batch = flows.chain(said).map(Arc::new).collect();
+        for outlet in [&mut self.readers, &mut self.log].into_iter().flatten() {
+            outlet.send(&batch);
+        }
     }
 }
 
@@ -106,9 +160,9 @@ impl Outlet {
     }
 
     /// Never waits: what cannot be sent is owed.
-    fn send(&mut self, batch: Batch) {
+    fn send(&mut self, batch: &[Arc<Line>]) {
         let before: Batch = self.owed.settle().into_iter().map(Arc::new).collect();
-        let batch = if before.is_empty() { batch } else { [before, batch].concat() };
+        let batch = [&before, batch].concat();
         if let Err(error) = self.batches.try_send(batch) {
             error.into_inner().iter().for_each(|line| self.owed.line(line));
         }

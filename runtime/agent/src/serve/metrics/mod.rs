@@ -2,10 +2,12 @@
 //! are requested.
 //!
 //! [`Metrics`] is shared between the loop and [`server`]. [`collect`] reads the tables, and
-//! [`watched`] the state of the watches. Names follow Prometheus' conventions: base units, `_total`
-//! on counters, and the prefix `netpolc_`. Not here: the loops themselves ([`crate`]).
+//! [`watched`] the state of the watches; [`flows`] counts flows. Names follow Prometheus'
+//! conventions: base units, `_total` on counters, and the prefix `netpolc_`. Not here: the loops
+//! themselves ([`crate`]).
 
 pub mod collect;
+pub mod flows;
 pub mod server;
 pub mod watched;
 
@@ -25,6 +27,7 @@ use prometheus_client::{
 };
 
 use collect::Tables;
+use flows::FlowCounters;
 use netpolc_kube_sync::watch::WatchStates;
 use watched::Watched;
 
@@ -63,6 +66,8 @@ struct ByTrial {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Counters of flows.
+    pub flows: FlowCounters,
     updates: Family<ByResult, Counter>,
     writes: Counter,
     latency: Histogram,
@@ -194,6 +199,8 @@ impl Metrics {
             unfound.clone(),
         );
         registry.register_collector(Box::new(Tables::new(pin_dir)));
+        let flows = FlowCounters::default();
+        flows.register(&mut registry);
         let watched = Watched::default();
         registry.register_collector(Box::new(watched.clone()));
         let waits_for = Some("the first complete view of the cluster".to_owned());
@@ -208,6 +215,7 @@ impl Metrics {
         let health = Mutex::new(health);
         Arc::new(Metrics {
             registry,
+            flows,
             updates,
             writes,
             latency,
