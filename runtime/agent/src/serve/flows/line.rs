@@ -73,14 +73,14 @@ pub struct Unrecorded {
 /// Packets that were not recorded, by pod, hook and why they were noticed.
 pub type Missing = BTreeMap<(Option<ObjectKey>, Hook, Noted), u64>;
 
-/// The pod, the direction and the reason of packets.
-pub type Of = (Option<Arc<str>>, Direction, Arc<str>);
+/// Of which packets without a record something is said: their pod, direction and reason.
+type Which = (Option<Arc<str>>, Direction, Arc<str>);
 
 /// What could not be said at once, and is said as soon as it can.
 #[derive(Clone, Debug, Default)]
 pub struct Owed {
     lost: u64,
-    unrecorded: BTreeMap<Of, u64>,
+    unrecorded: BTreeMap<Which, u64>,
 }
 
 impl Owed {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use netpolc_agent::{
     flow::{Flow, Verdict},
-    serve::flows::line::{Line, Of, Unrecorded},
+    serve::flows::line::{Line, Owed},
 };
 use netpolc_kube_sync::plain;
 
@@ -22,9 +22,8 @@ pub struct Top {
     rows: BTreeMap<Row, Count>,
     /// Denied packets for which there was no row left.
     others: u64,
-    /// Packets without a record, by pod, direction and reason.
-    unrecorded: BTreeMap<Of, u64>,
-    lost: u64,
+    /// What is missing among the flows.
+    missing: Owed,
 }
 
 /// What is counted together.
@@ -46,14 +45,8 @@ impl Top {
     pub fn take(&mut self, line: &Line) {
         match line {
             Line::Flow(flow) if flow.verdict == Verdict::Denied => self.flow(flow),
-            Line::Lost(count) => self.lost += count,
-            Line::Unrecorded(all) => {
-                for Unrecorded { pod, direction, reason, packets } in all {
-                    let key = (pod.clone(), *direction, reason.clone());
-                    *self.unrecorded.entry(key).or_default() += packets;
-                }
-            }
-            Line::Flow(_) | Line::Live(_) | Line::Error(_) => {}
+            Line::Flow(_) => {}
+            other => self.missing.line(other),
         }
     }
 
@@ -90,13 +83,7 @@ impl Top {
         if more + self.others > 0 {
             text += &format!("{} denied packets of others\n", more + self.others);
         }
-        let unrecorded = self.unrecorded.iter().map(|((pod, direction, reason), packets)| {
-            let (pod, direction, reason) = (pod.clone(), *direction, reason.clone());
-            Unrecorded { pod, direction, reason, packets: *packets }
-        });
-        let unrecorded = Line::Unrecorded(unrecorded.collect());
-        let lost = (self.lost > 0).then_some(Line::Lost(self.lost));
-        for note in [Some(unrecorded), lost].iter().flatten().flat_map(show::notes) {
+        for note in self.missing.clone().settle().iter().flat_map(show::notes) {
             text += &format!("{note}\n");
         }
         text
