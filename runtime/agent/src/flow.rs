@@ -1,7 +1,7 @@
 //! A flow: what the node decided about one packet, in the words of people (S87, S88).
 //!
 //! Here: what a flow says, and its form as JSON. Not here: how it is made from a target's record
-//! ([`crate::attribute`]), and who gets to see it (`serve/flows`).
+//! (`attribute`), and who gets to see it (`serve/flows`).
 
 use std::{fmt, net::IpAddr, sync::Arc, time::SystemTime};
 

@@ -2,8 +2,8 @@
 //! to the [`hub`], which keeps and serves them, and to the [`log`], where there is one.
 //!
 //! Taking them is the only part that the agent's loop does itself; the rest is done by threads that
-//! it never waits for. [`line`] is the form in which flows leave the agent. Not here: what a flow
-//! says ([`crate::flow`]), and how `netpolc flows` shows it.
+//! it never waits for. In [`mod@line`] is the form in which flows leave the agent. Not here: what a
+//! flow says ([`crate::flow`]), and how `netpolc flows` shows it.
 
 pub mod hub;
 pub mod line;
