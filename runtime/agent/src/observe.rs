@@ -43,8 +43,11 @@ pub(crate) struct Observer {
     book: AddressBook,
     places: Option<Places>,
     flows: VecDeque<Flow>,
-    /// How many packets had been noticed before this agent came, and how many it knows of.
+    /// How many packets had been noticed before this agent came, with those whose records were
+    /// read.
     known: Counts,
+    /// How many packets without a record were told of.
+    missed: Counts,
     /// Flows that nobody asked for in time.
     dropped: u64,
 }
@@ -71,6 +74,13 @@ impl Places {
 }
 
 impl Observer {
+    /// How many packets were noticed.
+    fn noticed(&self) -> Counts {
+        let noticed = self.recorder.as_ref().map(|recorder| recorder.noticed());
+        let noticed = noticed.into_iter().flatten();
+        noticed.map(|(endpoint, hook, noted, count)| ((endpoint, hook, noted), count)).collect()
+    }
+
     /// A pod is about to change.
     pub fn pod_changes(&mut self, before: Option<&Pod>, now: Option<&Pod>) {
         if self.recorder.is_some() {
@@ -118,21 +128,24 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         let Some(mut recorder) = self.host.recorder()? else { return Ok(false) };
         // What was recorded for an agent before this one: its ids may be other ones by now.
         recorder.read(usize::MAX, &mut |_| {})?;
-        let noticed = recorder.noticed().into_iter();
-        let known = noticed.map(|(endpoint, hook, noted, n)| ((endpoint, hook, noted), n));
         recorder.refill(BUDGET);
         self.observer = Observer {
             recorder: Some(recorder),
-            known: known.collect(),
             book: AddressBook::of(&self.cluster),
             ..Observer::default()
         };
+        self.observer.known = self.observer.noticed();
         Ok(true)
     }
 
     /// Reads the records that there are, and lets the endpoints make some more.
     pub(crate) fn read_records(&mut self) {
-        let Some(mut recorder) = self.observer.recorder.take() else { return };
+        self.read_some();
+    }
+
+    /// The same; returns how many records there were.
+    fn read_some(&mut self) -> usize {
+        let Some(mut recorder) = self.observer.recorder.take() else { return 0 };
         let mut records: Vec<Record> = Vec::new();
         if let Err(error) = recorder.read(LIMIT, &mut |record| records.push(record)) {
             tracing::warn!(%error, "the records of packets cannot be read");
@@ -140,7 +153,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         recorder.refill(BUDGET);
         self.observer.recorder = Some(recorder);
         if records.is_empty() {
-            return;
+            return 0;
         }
         let places = match self.observer.places.take() {
             Some(places) => places,
@@ -172,6 +185,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             observer.flows.pop_front();
             observer.dropped += 1;
         }
+        records.len()
     }
 
     /// What was observed since the last call, in the order in which it happened.
@@ -188,24 +202,31 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
     /// How many packets were noticed and not recorded since the last call, by pod, direction and
     /// why they should have been; exact once nothing happens any more.
     pub fn take_unrecorded(&mut self) -> BTreeMap<(Option<ObjectKey>, Hook, Noted), u64> {
-        let Some(recorder) = &self.observer.recorder else { return BTreeMap::new() };
         let mut missing: BTreeMap<(Option<ObjectKey>, Hook, Noted), u64> = BTreeMap::new();
-        let noticed = recorder.noticed();
-        // Of an endpoint that has gone the counters begin anew.
-        let alive: Counts = noticed.iter().map(|(e, h, n, count)| ((*e, *h, *n), *count)).collect();
-        self.observer.known.retain(|key, known| {
-            let now = alive.get(key).copied().unwrap_or_default();
-            *known = (*known).min(now);
-            now > 0
-        });
+        // Whatever has been counted by now and is recorded is among the records that follow.
+        let noticed = self.observer.noticed();
+        while self.read_some() == LIMIT {}
+        let now = self.observer.noticed();
         let pods: BTreeMap<EndpointId, &ObjectKey> =
             self.compiler.endpoints().map(|(key, endpoint)| (endpoint, key)).collect();
-        for (endpoint, hook, noted, count) in noticed {
-            let known = self.observer.known.entry((endpoint, hook, noted)).or_default();
-            if count > *known {
+        let Observer { known, missed, .. } = &mut self.observer;
+        // Of an endpoint that has gone the counters begin anew.
+        known.retain(|key, recorded| {
+            let count = now.get(key).copied().unwrap_or_default();
+            if *recorded > count {
+                (*recorded, _) = (count, missed.remove(key));
+            }
+            count > 0
+        });
+        for (key, count) in noticed {
+            let recorded = known.get(&key).copied().unwrap_or_default();
+            let all = count.saturating_sub(recorded);
+            let told = missed.entry(key).or_default();
+            if all > *told {
+                let (endpoint, hook, noted) = key;
                 let pod = pods.get(&endpoint).map(|key| (*key).clone());
-                *missing.entry((pod, hook, noted)).or_default() += count - *known;
-                *known = count;
+                *missing.entry((pod, hook, noted)).or_default() += all - *told;
+                *told = all;
             }
         }
         missing

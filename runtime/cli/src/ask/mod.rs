@@ -1,9 +1,9 @@
 //! Questions that people ask about a cluster, in the words in which they ask them.
 //!
 //! Here: the ends of a connection as they are written ([`end`]), ports ([`port`]), whole questions
-//! ([`question`]), answers with the way to them ([`story`]), what this node's kernel makes of a packet ([`installed`]), names of
-//! units ([`names`]), and what `list` and `diff` print. Not here: the answers themselves
-//! (`netpolc-analyze`, the oracle).
+//! ([`question`]), answers with the way to them ([`story`]), what this node's kernel makes of a
+//! packet ([`installed`]), names of units ([`names`]), and what `list` and `diff` print. Not here:
+//! the answers themselves (`netpolc-analyze`, the oracle).
 
 pub mod end;
 pub mod graph;
