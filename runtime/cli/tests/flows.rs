@@ -149,7 +149,7 @@ fn s87_s88_flows_name_both_ends_and_the_rules_that_decided() {
     node.one("--verdict denied --from-pod default/other --ip fd07::1");
 
     let allowed = node.one("--verdict allowed --from-pod default/ui --to-pod default/db");
-    assert_eq!(allowed["by"], json!(["default/db rule[0] peer[0]"]), "{allowed:#}");
+    assert_eq!(allowed["by"], json!(["default/db rule[0] peer[0] port[0]"]), "{allowed:#}");
     assert_eq!(allowed["policies"], json!(["default/db"]));
     assert_eq!(allowed["destination"]["port"], json!(6379));
 
