@@ -4,7 +4,7 @@
 //! in interleaved rounds, and the smallest value of each is kept.
 //!
 //! Here: the choice of parts and how results are shown. [`packet`] and [`rival`] run programs on
-//! single packets, [`compile`] decodes and compiles a big cluster, [`ask`] answers questions about
+//! single packets, [`records`] those that record, [`compile`] decodes and compiles a big cluster, [`ask`] answers questions about
 //! it, [`path`] sends real packets (through [`enforce`]), [`kube`] follows a real API server,
 //! [`flower`] installs filters, [`tenants`] lets one tenant do its worst, [`connections`] gives one
 //! pod very many connections.
@@ -20,7 +20,7 @@ pub mod packet;
 pub mod path;
 pub mod probe;
 pub mod records;
-mod rival;
+pub mod rival;
 pub mod tenants;
 mod world;
 
