@@ -4,10 +4,10 @@
 //! in interleaved rounds, and the smallest value of each is kept.
 //!
 //! Here: the choice of parts and how results are shown. [`packet`] and [`rival`] run programs on
-//! single packets, [`records`] those that record, [`compile`] decodes and compiles a big cluster, [`ask`] answers questions about
-//! it, [`path`] sends real packets (through [`enforce`]), [`kube`] follows a real API server,
-//! [`flower`] installs filters, [`tenants`] lets one tenant do its worst, [`connections`] gives one
-//! pod very many connections.
+//! single packets, [`records`] those that record, [`compile`] decodes and compiles a big cluster,
+//! [`ask`] answers questions about it, [`path`] sends real packets (through [`enforce`]), [`kube`]
+//! follows a real API server, [`flower`] installs filters, [`tenants`] lets one tenant do its
+//! worst, [`connections`] gives one pod very many connections.
 
 pub mod arguments;
 pub mod ask;
