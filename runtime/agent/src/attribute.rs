@@ -22,9 +22,9 @@ use netpolc_table::{
         row_key, tried_key, verdict_key,
     },
 };
-use netpolc_target::{Hook, Judged, Noted, Record};
+use netpolc_target::{Judged, Noted, Record};
 
-use crate::flow::{Flow, Peer, Verdict};
+use crate::flow::{Flow, Peer, Verdict, direction};
 
 /// What an update has changed, as it was before.
 #[derive(Debug, Default)]
@@ -125,10 +125,7 @@ impl Packet {
 /// Turns a record into a flow.
 pub(crate) fn flow(record: &Record, sight: &Sight<'_>) -> Flow {
     let packet = Packet::read(&record.frame);
-    let direction = match record.hook {
-        Hook::ToPod => Direction::Ingress,
-        Hook::FromPod | Hook::Translated => Direction::Egress,
-    };
+    let direction = direction(record.hook);
     let verdict = match record.noted {
         Noted::Dropped(_) => Verdict::Denied,
         Noted::Opened => Verdict::Allowed,
@@ -226,11 +223,16 @@ impl Sight<'_> {
         direction: Direction,
     ) -> Origins {
         let number = packet.protocol.unwrap_or_default();
+        let judging = |word: Word| match direction {
+            Direction::Ingress => (Word::INGRESS, word.ingress_set),
+            Direction::Egress => (Word::EGRESS, word.egress_set),
+        };
+        if record.noted != Noted::Differs && word.flags & judging(word).0 == 0 {
+            // Nothing isolated the pod then, whatever does now.
+            return Origins::default();
+        }
         let ask = |view, word: Word, class: Class| {
-            let (flag, set) = match direction {
-                Direction::Ingress => (Word::INGRESS, word.ingress_set),
-                Direction::Egress => (Word::EGRESS, word.egress_set),
-            };
+            let (flag, set) = judging(word);
             let port = eval::asked(class.family(), number, packet.asked());
             let question = Question {
                 noted: record.noted,
@@ -252,7 +254,7 @@ impl Sight<'_> {
         });
         // A packet that came while an update was under way may have met some tables as they were
         // before and some as they are now, and has got the answer of either.
-        let is_born = word.ingress_set == word.born_set;
+        let is_born = word.born_set != SetId::default() && word.ingress_set == word.born_set;
         let at = |view| {
             let mut now = self.word(view, record.endpoint);
             if is_born {

@@ -6,6 +6,7 @@
 use std::{fmt, net::IpAddr, sync::Arc, time::SystemTime};
 
 use netpolc_policy::{Direction, Labels, Owner};
+use netpolc_target::Hook;
 use serde::{Deserialize, Serialize};
 
 /// What the node decided about one packet.
@@ -125,6 +126,14 @@ impl Peer {
 
     pub(crate) fn owned_by(&mut self, owner: &Owner) {
         self.workload = Some(format!("{} {}", owner.kind.name(), owner.name).into());
+    }
+}
+
+/// The direction in which a hook judges, seen from the pod.
+pub(crate) fn direction(hook: Hook) -> Direction {
+    match hook {
+        Hook::ToPod => Direction::Ingress,
+        Hook::FromPod | Hook::Translated => Direction::Egress,
     }
 }
 

@@ -9,7 +9,7 @@ use netpolc_policy::{Direction, ObjectKey};
 use netpolc_target::{Hook, Noted};
 use serde::{Deserialize, Serialize};
 
-use crate::flow::{Flow, Verdict};
+use crate::flow::{self, Flow, Verdict};
 
 /// The longest request in bytes.
 pub const MAX_REQUEST_LEN: usize = 4096;
@@ -103,8 +103,7 @@ impl Owed {
     pub fn missing(&mut self, missing: Missing) {
         for ((pod, hook, noted), packets) in missing {
             let pod = pod.map(|key| key.to_string().into());
-            let direction =
-                if hook == Hook::ToPod { Direction::Ingress } else { Direction::Egress };
+            let direction = flow::direction(hook);
             let reason = match noted {
                 Noted::Dropped(reason) => reason.name(),
                 Noted::Opened => Verdict::Allowed.name(),
