@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_lower::Event;
+use netpolc_lower::{Compiler, Event};
 use netpolc_policy::{AddressBook, Cluster, ObjectKey, Pod};
 use netpolc_table::{EndpointId, delta::Changes};
 use netpolc_target::{Hook, NodeTarget, Noted, Record, Recorder};
@@ -119,6 +119,11 @@ impl Observer {
     }
 }
 
+/// The pods by their endpoints.
+fn pods(compiler: &Compiler) -> BTreeMap<EndpointId, &ObjectKey> {
+    compiler.endpoints().map(|(key, endpoint)| (endpoint, key)).collect()
+}
+
 impl<H: NodeTarget, N: Network> Agent<H, N> {
     /// Observes packets from now on; false where the target does not record.
     ///
@@ -159,8 +164,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             Some(places) => places,
             None => Places::of(&self.cluster),
         };
-        let pods: BTreeMap<EndpointId, &ObjectKey> =
-            self.compiler.endpoints().map(|(key, endpoint)| (endpoint, key)).collect();
+        let pods = pods(&self.compiler);
         let sight = Sight {
             node: &self.node,
             program: self.compiler.program(),
@@ -207,8 +211,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         let noticed = self.observer.noticed();
         while self.read_some() == LIMIT {}
         let now = self.observer.noticed();
-        let pods: BTreeMap<EndpointId, &ObjectKey> =
-            self.compiler.endpoints().map(|(key, endpoint)| (endpoint, key)).collect();
+        let pods = pods(&self.compiler);
         let Observer { known, missed, .. } = &mut self.observer;
         // Of an endpoint that has gone the counters begin anew.
         known.retain(|key, recorded| {

@@ -5,8 +5,6 @@ mod common;
 
 use std::{
     fs::{self, File},
-    io::{Read as _, Write as _},
-    net::TcpStream,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -79,20 +77,10 @@ impl Audited {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    fn metrics(&self) -> String {
-        let scrape = || {
-            let mut stream = TcpStream::connect("127.0.0.1:9643").unwrap();
-            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: n1\r\nConnection: close\r\n\r\n")?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text).map(|_| text)
-        };
-        self.node.net.node("n1").unwrap().run(scrape).unwrap().unwrap()
-    }
-
     /// A counter of the agent, 0 where it has never counted.
     fn count(&self, name: &str) -> u64 {
         let name = format!("netpolc_{name} ");
-        let text = self.metrics();
+        let text = self.node.metrics();
         let value = text.lines().find_map(|line| line.strip_prefix(&name));
         value.map_or(0, |value| value.parse().unwrap())
     }

@@ -6,8 +6,7 @@ mod common;
 
 use std::{
     fs::{self, File},
-    io::{Read as _, Write as _},
-    net::TcpStream,
+    io::Write as _,
     os::unix::{fs::MetadataExt as _, net::UnixStream},
     path::PathBuf,
     process::{Command, Output, Stdio},
@@ -95,16 +94,6 @@ impl Watched {
         let text = self.text(&words.collect::<Vec<_>>());
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         lines.filter_map(|mut line| Some(line.get_mut("flow")?.take())).collect()
-    }
-
-    fn metrics(&self) -> String {
-        let scrape = || {
-            let mut stream = TcpStream::connect("127.0.0.1:9643").unwrap();
-            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: n1\r\nConnection: close\r\n\r\n")?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text).map(|_| text)
-        };
-        self.node.net.node("n1").unwrap().run(scrape).unwrap().unwrap()
     }
 
     /// Waits for a flow that these arguments find.
@@ -207,10 +196,10 @@ fn flows_are_logged_and_counted() {
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
     let text = fs::read_to_string(&file).unwrap();
     assert!(text.lines().all(|line| line.starts_with("{\"flow\":{")), "{text}");
-    let counted = |name: &str| watched.metrics().lines().any(|line| line.starts_with(name));
+    let counted = |name: &str| watched.node.metrics().lines().any(|line| line.starts_with(name));
     watched.until("it is counted", || counted("netpolc_flows_total{verdict=\"denied\"} "));
     let by_policy = "netpolc_policy_flows_total{policy=\"default/db\",verdict=\"denied\"} ";
-    assert!(counted(by_policy), "{}", watched.metrics());
+    assert!(counted(by_policy), "{}", watched.node.metrics());
 
     // A log that cannot be opened is not started without.
     watched.stop();

@@ -98,14 +98,14 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             Command::Eval(Eval { input, probes: e.probes, judge: e.judge })
         }
         raw::Command::Explain(e) => Command::Explain(Explain {
-            input: ask_input(e.input, e.kernel.installed)?,
+            input: ask_input(e.input, Asks::of(&e.kernel))?,
             installed: in_kernel(e.kernel)?,
             source: e.source,
             destination: e.destination,
             format: e.output,
         }),
         raw::Command::List(l) => Command::List(List {
-            input: ask_input(l.input, l.kernel.installed)?,
+            input: ask_input(l.input, Asks::of(&l.kernel))?,
             installed: in_kernel(l.kernel)?,
             by: l.by,
             from: l.from,
@@ -125,7 +125,7 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             Command::Diff(Diff { old, new, by: d.by, exit_code: d.exit_code, format: d.output })
         }
         raw::Command::Test(t) => Command::Test(Test {
-            input: ask_input(t.input, false)?,
+            input: ask_input(t.input, Asks::Policies)?,
             expectations: t.expectations,
             format: t.output,
         }),
@@ -133,7 +133,7 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
         raw::Command::Man(m) => Command::Man(m.folder),
         raw::Command::Version => Command::Version,
         raw::Command::Verify(v) => Command::Verify(Verify {
-            input: ask_input(v.input, false)?,
+            input: ask_input(v.input, Asks::Policies)?,
             scope: v.node.map_or(Scope::Everywhere, |node| Scope::Node(node.into())),
             installed: in_kernel(v.kernel)?,
             report: v.output,
@@ -261,11 +261,26 @@ fn cluster(
     }))
 }
 
+/// What is asked, at least.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    /// Policies, so that there has to be an input.
+    Policies,
+    /// The tables in the kernel.
+    Kernel,
+}
+
+impl Asks {
+    fn of(kernel: &InKernel) -> Self {
+        if kernel.installed { Asks::Kernel } else { Asks::Policies }
+    }
+}
+
 /// The input of a question. It may be left out where the kernel's tables are asked.
-fn ask_input(asked: AskInput, installed: bool) -> anyhow::Result<Input> {
+fn ask_input(asked: AskInput, asks: Asks) -> anyhow::Result<Input> {
     let AskInput { files, live: Live { kubeconfig, context }, reading } = asked;
     let input = input(raw::Input { files, kubeconfig, context, reading })?;
-    if !installed && input.is_nothing() {
+    if asks == Asks::Policies && input.is_nothing() {
         bail!(
             "there is nothing to ask about; add -f with a file or folder of Kubernetes objects, or \
              --context with the name of a live cluster"

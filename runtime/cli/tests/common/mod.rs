@@ -12,6 +12,8 @@ pub mod watching;
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output},
 };
@@ -104,6 +106,17 @@ impl Node {
 
     pub fn netpolc(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
+    }
+
+    /// What an agent serves to monitoring on port 9643 of the node.
+    pub fn metrics(&self) -> String {
+        let scrape = || {
+            let mut stream = TcpStream::connect("127.0.0.1:9643").unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: n1\r\nConnection: close\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).map(|_| text)
+        };
+        self.net.node("n1").unwrap().run(scrape).unwrap().unwrap()
     }
 }
 

@@ -41,7 +41,7 @@ struct ByReason {
     reason: String,
 }
 
-/// The counters.
+/// What is counted of flows, with the policies that have a time series of their own.
 #[derive(Debug, Default)]
 pub struct FlowCounters {
     flows: Family<ByVerdict, Counter>,
