@@ -35,10 +35,12 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("kube-sync", &["netpolc-policy"]),
     ("runtime/cni", &["netpolc-host"]),
+    ("runtime/flow", &["netpolc-policy"]),
     (
         "runtime/agent",
         &[
             "netpolc-cni",
+            "netpolc-flow",
             "netpolc-host",
             "netpolc-kube-sync",
             "netpolc-lower",
@@ -55,6 +57,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "netpolc-agent",
             "netpolc-analyze",
             "netpolc-cni",
+            "netpolc-flow",
             "netpolc-host",
             "netpolc-kube-sync",
             "netpolc-lower",

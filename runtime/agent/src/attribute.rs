@@ -11,6 +11,7 @@ use std::{
 };
 
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use netpolc_flow::{Decider, Flow, Kind, Peer, Verdict};
 use netpolc_policy::{AddressBook, Cluster, Direction, ObjectKey};
 use netpolc_table::{
     Class, EndpointId, Entry, Key, Origin, Origins, PortClassId, Program, SetId, TableId,
@@ -22,9 +23,7 @@ use netpolc_table::{
         row_key, tried_key, verdict_key,
     },
 };
-use netpolc_target::{Judged, Noted, Record};
-
-use crate::flow::{Flow, Peer, Verdict, direction};
+use netpolc_target::{Hook, Judged, Noted, Record};
 
 /// What an update has changed, as it was before.
 #[derive(Debug, Default)]
@@ -122,6 +121,14 @@ impl Packet {
     }
 }
 
+/// The direction in which a hook judges, seen from the pod.
+pub(crate) fn direction(hook: Hook) -> Direction {
+    match hook {
+        Hook::ToPod => Direction::Ingress,
+        Hook::FromPod | Hook::Translated => Direction::Egress,
+    }
+}
+
 /// Turns a record into a flow.
 pub(crate) fn flow(record: &Record, sight: &Sight<'_>) -> Flow {
     let packet = Packet::read(&record.frame);
@@ -142,10 +149,8 @@ pub(crate) fn flow(record: &Record, sight: &Sight<'_>) -> Flow {
     let sends = direction == Direction::Egress;
     let origins = record.judged.map(|judged| sight.origins(record, judged, &packet, direction));
     let origins = origins.unwrap_or_default();
-    let named = |each: &dyn Fn(&Origin) -> Option<String>| {
-        let texts: BTreeSet<String> = origins.as_slice().iter().filter_map(each).collect();
-        texts.into_iter().map(Arc::from).collect::<Vec<Arc<str>>>()
-    };
+    let by: BTreeSet<Decider> =
+        origins.as_slice().iter().filter_map(|origin| decider(origin, direction)).collect();
     Flow {
         time: Flow::nanos(record.at),
         node: sight.node.clone(),
@@ -158,8 +163,7 @@ pub(crate) fn flow(record: &Record, sight: &Sight<'_>) -> Flow {
         protocol: protocol(packet.protocol).into(),
         tcp_flags: packet.tcp_flags.map(|flags| tcp_flags(flags).into()),
         icmp: packet.icmp,
-        by: named(&|origin| Some(origin.to_string())),
-        policies: named(&policy),
+        by: by.into_iter().collect(),
         bytes: record.length,
     }
 }
@@ -405,16 +409,42 @@ fn rule(origin: &Origin) -> Option<(&str, String)> {
     }
 }
 
-/// The policy or security group that an origin is part of.
-fn policy(origin: &Origin) -> Option<String> {
-    match origin {
-        Origin::Rule { policy, .. }
-        | Origin::Isolates { policy }
-        | Origin::Tier { policy, .. }
-        | Origin::Tried { policy } => Some(policy.to_string()),
-        Origin::Group { group, .. } => Some(group.to_string()),
-        _ => None,
-    }
+/// What an origin says of who decided; None for what decides nothing.
+fn decider(origin: &Origin, direction: Direction) -> Option<Decider> {
+    let numbered = |rule: u32| Some(format!("{direction}[{rule}]").into());
+    Some(match origin {
+        Origin::Rule { policy, rule, peer, port } => Decider {
+            rule: numbered(*rule),
+            peer: *peer,
+            port: *port,
+            ..Decider::whole(Kind::NetworkPolicy, policy)
+        },
+        Origin::Isolates { policy } => Decider::whole(Kind::NetworkPolicy, policy),
+        Origin::Tier { tier, policy, rule, action } => Decider {
+            rule: numbered(*rule),
+            tier: Some(tier.to_string().into()),
+            action: Some(action.to_string().into()),
+            ..Decider::whole(Kind::ClusterNetworkPolicy, policy)
+        },
+        Origin::Group { group, rule } => {
+            Decider { rule: rule.clone(), ..Decider::whole(Kind::SecurityGroup, group) }
+        }
+        Origin::Tried { policy } => tried(policy),
+        Origin::ByDefault => Decider::whole(Kind::IsolatedByDefault, ""),
+        Origin::Implied { reason } => Decider::whole(Kind::Implied, reason),
+        Origin::Pod { .. } | Origin::Node { .. } => return None,
+    })
+}
+
+/// A policy that is only tried has its kind in front of its name, unless it is a NetworkPolicy.
+fn tried(policy: &str) -> Decider {
+    let kinds = [Kind::StagedKubernetesNetworkPolicy, Kind::ClusterNetworkPolicy];
+    let of_kind = |kind: Kind| {
+        let name = policy.strip_prefix(kind.name())?.strip_prefix(' ')?;
+        Some(Decider::whole(kind, name))
+    };
+    let found = kinds.into_iter().find_map(of_kind);
+    found.unwrap_or_else(|| Decider::whole(Kind::NetworkPolicy, policy))
 }
 
 fn protocol(number: Option<u8>) -> String {

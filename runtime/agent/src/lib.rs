@@ -10,7 +10,6 @@
 //! - [`audit`]: whether the target still holds what was written
 //! - [`adopt`]: connections that are running when a pod is first isolated
 //! - [`trials`]: packets that policies which are only tried would treat otherwise
-//! - [`flow`]: what was decided about single packets, and why
 //!
 //! Everything around the agent is in `serve`, which needs the feature of that name: the loops that
 //! drive it, and what `netpolc agent` and `netpolc status` need besides. The agent itself uses none
@@ -25,7 +24,6 @@ mod compile;
 pub mod discovery;
 mod enforce;
 pub mod events;
-pub mod flow;
 mod macs;
 pub mod network;
 mod observe;

@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use netpolc_flow::Flow;
 use netpolc_lower::{Compiler, Event};
 use netpolc_policy::{AddressBook, Cluster, ObjectKey, Pod};
 use netpolc_table::{EndpointId, delta::Changes};
@@ -19,7 +20,6 @@ use netpolc_target::{Hook, NodeTarget, Noted, Record, Recorder};
 use crate::{
     Agent,
     attribute::{self, Before, Sight},
-    flow::Flow,
     network::Network,
 };
 
@@ -32,6 +32,9 @@ const WAITING: usize = 1 << 14;
 
 /// Packets by endpoint, direction and what is noted of them.
 type Counts = BTreeMap<(EndpointId, Hook, Noted), u64>;
+
+/// Packets that were not recorded, by pod, direction and why they should have been.
+pub type Missing = BTreeMap<(Option<ObjectKey>, Hook, Noted), u64>;
 
 /// What is observed, and what is needed to say whose it is.
 #[derive(Default)]
@@ -205,8 +208,8 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
 
     /// How many packets were noticed and not recorded since the last call, by pod, direction and
     /// why they should have been; exact once nothing happens any more.
-    pub fn take_unrecorded(&mut self) -> BTreeMap<(Option<ObjectKey>, Hook, Noted), u64> {
-        let mut missing: BTreeMap<(Option<ObjectKey>, Hook, Noted), u64> = BTreeMap::new();
+    pub fn take_unrecorded(&mut self) -> Missing {
+        let mut missing = Missing::new();
         // Whatever has been counted by now and is recorded is among the records that follow.
         let noticed = self.observer.noticed();
         while self.read_some() == LIMIT {}

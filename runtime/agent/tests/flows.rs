@@ -10,10 +10,8 @@ use std::{
 };
 
 use common::{Host, Net, PODS, POLICY, cluster, interface};
-use netpolc_agent::{
-    Agent,
-    flow::{Flow, Verdict},
-};
+use netpolc_agent::Agent;
+use netpolc_flow::{Flow, Verdict};
 use netpolc_policy::ObjectKey;
 use netpolc_target::{
     Arrival, DropReason, Frame, Hook, Mark, Noted, Verdict as Judged, frame::Packet,
@@ -56,10 +54,6 @@ const DB: &str = "10.0.0.1";
 const UI: &str = "10.0.0.2";
 const OTHER: &str = "10.0.0.3";
 
-fn by(flow: &Flow) -> Vec<&str> {
-    flow.by.iter().map(|rule| &**rule).collect()
-}
-
 #[test]
 fn s88_a_flow_names_both_ends_and_what_decided() {
     let (mut agent, host) = observing(POLICY);
@@ -69,10 +63,10 @@ fn s88_a_flow_names_both_ends_and_what_decided() {
     let flows = agent.take_flows();
     let told: Vec<_> = flows
         .iter()
-        .map(|flow| (flow.verdict, flow.source.name(), flow.destination.name(), by(flow)))
+        .map(|flow| (flow.verdict, flow.source.name(), flow.destination.name(), flow.decided()))
         .collect();
     let db = || "default/db".to_owned();
-    let isolated = vec!["isolates default/db"];
+    let isolated = vec!["isolated by default/db".to_owned()];
     assert_eq!(
         told,
         [
@@ -80,7 +74,7 @@ fn s88_a_flow_names_both_ends_and_what_decided() {
                 Verdict::Allowed,
                 "default/ui".to_owned(),
                 db(),
-                vec!["default/db rule[0] peer[0] port[0]"]
+                vec!["default/db ingress[0] from[0] ports[0]".to_owned()]
             ),
             (Verdict::Denied, "default/other".to_owned(), db(), isolated.clone()),
             (Verdict::Denied, "192.0.2.9".to_owned(), db(), isolated),
@@ -90,7 +84,7 @@ fn s88_a_flow_names_both_ends_and_what_decided() {
     assert_eq!(denied.reason.as_deref(), Some("policy"));
     assert_eq!((denied.source.port, denied.destination.port), (Some(4000), Some(6379)));
     assert_eq!((&*denied.protocol, denied.tcp_flags.as_deref()), ("TCP", Some("SYN")));
-    assert_eq!(denied.policies, ["default/db".into()]);
+    assert_eq!(denied.policies(), ["default/db"]);
     assert_eq!(denied.destination.labels.get("role"), Some("db"));
     let json = serde_json::to_string(denied).unwrap();
     assert_eq!(serde_json::from_str::<Flow>(&json).unwrap(), *denied, "{json}");
@@ -108,8 +102,9 @@ fn s88_a_record_names_the_policy_of_its_moment() {
         assert_eq!(host.packet(Hook::ToPod, &opening(OTHER, DB, 6379)), Judged::Drop);
         agent.update(with(&named(new))).unwrap();
         assert_eq!(host.packet(Hook::ToPod, &opening(OTHER, DB, 6379)), Judged::Drop);
-        let named: Vec<_> = agent.take_flows().into_iter().flat_map(|flow| flow.policies).collect();
-        assert_eq!(named, [format!("default/{old}").into(), format!("default/{new}").into()]);
+        let named: Vec<_> =
+            agent.take_flows().into_iter().flat_map(|flow| flow.policies()).collect();
+        assert_eq!(named, [format!("default/{old}"), format!("default/{new}")]);
     }
 }
 
@@ -133,10 +128,10 @@ fn s88_a_record_that_is_made_during_an_update_names_a_policy_that_decides_so() {
     for (flow, judged) in flows.iter().zip(judged.iter()) {
         // The policy `wide` permits other, and `db` does not.
         let expected = match judged {
-            Judged::Drop => "isolates default/db",
-            _ => "default/wide rule[0] peer[0] port[0]",
+            Judged::Drop => "isolated by default/db",
+            _ => "default/wide ingress[0] from[0] ports[0]",
         };
-        assert_eq!(by(flow), [expected], "{judged:?}");
+        assert_eq!(flow.decided(), [expected], "{judged:?}");
     }
 }
 

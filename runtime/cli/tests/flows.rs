@@ -129,8 +129,7 @@ fn s87_s88_flows_name_both_ends_and_the_rules_that_decided() {
         ("/destination/port", json!(6379)),
         ("/protocol", json!("TCP")),
         ("/tcpFlags", json!("SYN")),
-        ("/by", json!(["isolates default/db"])),
-        ("/policies", json!(["default/db"])),
+        ("/by", json!([{"kind": "NetworkPolicy", "namespace": "default", "name": "db"}])),
     ] {
         assert_eq!(denied.pointer(path), Some(&expected), "{path} in {denied:#}");
     }
@@ -138,14 +137,17 @@ fn s87_s88_flows_name_both_ends_and_the_rules_that_decided() {
     node.one("--verdict denied --from-pod default/other --ip fd07::1");
 
     let allowed = node.one("--verdict allowed --from-pod default/ui --to-pod default/db");
-    assert_eq!(allowed["by"], json!(["default/db rule[0] peer[0] port[0]"]), "{allowed:#}");
-    assert_eq!(allowed["policies"], json!(["default/db"]));
+    let rule = json!([{
+        "kind": "NetworkPolicy", "namespace": "default", "name": "db",
+        "rule": "ingress[0]", "peer": 0, "port": 0,
+    }]);
+    assert_eq!(allowed["by"], rule, "{allowed:#}");
     assert_eq!(allowed["destination"]["port"], json!(6379));
 
     // What is only tried drops nothing.
     assert!(node.passes("other", "10.7.0.2"));
     let tried = node.one("--verdict audit --to-pod default/ui");
-    assert_eq!(tried["policies"], json!(["default/nobody"]), "{tried:#}");
+    assert_eq!(tried["by"][0]["name"], json!("nobody"), "{tried:#}");
     assert_eq!(tried["source"]["pod"], json!("default/other"));
 
     let last = node.found("--last 1 --verdict denied");
@@ -165,7 +167,10 @@ fn s87_s88_flows_name_both_ends_and_the_rules_that_decided() {
     let line = node.text(&["--last", "1", "--verdict", "denied", "--ip", "10.7.0.1"]);
     let ends = line.split(" ingress ").nth(1).unwrap();
     assert!(ends.starts_with("default/other:") && line.lines().count() == 1, "{line}");
-    assert!(ends.ends_with("-> default/db:6379 TCP SYN (policy: isolates default/db)\n"), "{line}");
+    assert!(
+        ends.ends_with("-> default/db:6379 TCP SYN (policy: isolated by default/db)\n"),
+        "{line}"
+    );
     let table = node.text(&["-o", "table", "--verdict", "denied"]);
     assert!(table.starts_with(" time ") && table.contains("default/db:6379"), "{table}");
     let top = node.text(&["--top"]);
@@ -245,7 +250,7 @@ fn s89_flows_go_on_when_another_agent_takes_over() {
     assert!(fs::read_to_string(&said).unwrap().contains("the agent has hung up"));
     assert_eq!(reader.end(libc::SIGINT).code(), Some(130));
     let text = fs::read_to_string(&shown).unwrap();
-    assert!(text.lines().all(|line| line.contains("isolates default/db")), "{text}");
+    assert!(text.lines().all(|line| line.contains("isolated by default/db")), "{text}");
     let _ = (fs::remove_file(shown), fs::remove_file(said));
 }
 

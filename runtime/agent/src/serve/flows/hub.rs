@@ -2,7 +2,7 @@
 //! do, the agent's loop never waits for them, and none of them waits for another.
 //!
 //! Each reader has a queue. What finds no place in it is counted, and the reader is told. Not here:
-//! what is said ([`super::line`]), and where flows come from ([`super::Flows`]).
+//! what is said ([`netpolc_flow::line`]), and where flows come from ([`super::Flows`]).
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use netpolc_flow::line::{Line, MAX_REQUEST_LEN, Owed, Request};
 use netpolc_host::{
     files,
     private::{self, FOLDER},
@@ -27,10 +28,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    super::state_dir::FILE_MODE,
-    line::{Line, MAX_REQUEST_LEN, Owed, Request},
-};
+use super::super::state_dir::FILE_MODE;
 
 /// How many lines are kept for readers who come later.
 pub const KEPT: usize = 1 << 14;

@@ -12,12 +12,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use netpolc_flow::line::Owed;
 use tokio::sync::mpsc;
 
 use super::{
     super::state_dir::FILE_MODE,
     hub::{BATCHES, Batch},
-    line::Owed,
 };
 
 /// How large a file may become before another one is begun.

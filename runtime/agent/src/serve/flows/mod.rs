@@ -2,11 +2,10 @@
 //! to the [`hub`], which keeps and serves them, and to the [`log`], where there is one.
 //!
 //! Taking them is the only part that the agent's loop does itself; the rest is done by threads that
-//! it never waits for. In [`mod@line`] is the form in which flows leave the agent. Not here: what a
-//! flow says ([`crate::flow`]), and how `netpolc flows` shows it.
+//! it never waits for. Not here: what a flow says and in which lines it leaves the agent
+//! ([`netpolc_flow`]), and how `netpolc flows` shows it.
 
 pub mod hub;
-pub mod line;
 pub mod log;
 
 use std::{
@@ -16,19 +15,19 @@ use std::{
 };
 
 use anyhow::Context;
-use netpolc_target::NodeTarget;
+use netpolc_flow::{
+    Flow, Verdict,
+    line::{Line, Owed, Unrecorded},
+};
+use netpolc_target::{NodeTarget, Noted};
 use tokio::{
     sync::mpsc,
     time::{Interval, MissedTickBehavior, interval},
 };
 
-use self::{
-    hub::Batch,
-    line::{Line, Missing, Owed},
-    log::FlowLog,
-};
+use self::{hub::Batch, log::FlowLog};
 use super::{metrics::Metrics, state_dir};
-use crate::{Agent, flow::Flow, network::Network};
+use crate::{Agent, attribute::direction, network::Network, observe::Missing};
 
 /// How often flows are taken. Each time lets the pods' budgets of records begin anew (S87).
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -139,7 +138,7 @@ impl Flows {
         metrics.flows.flows(&flows);
         let mut said = Owed::default();
         said.lost(lost);
-        said.missing(missing);
+        unrecorded(missing).for_each(|one| said.unrecorded(one));
         let said = said.settle();
         for line in &said {
             if let Line::Unrecorded(all) = line {
@@ -152,6 +151,19 @@ impl Flows {
             outlet.send(&batch);
         }
     }
+}
+
+/// Packets that were not recorded, as they are told of.
+fn unrecorded(missing: Missing) -> impl Iterator<Item = Unrecorded> {
+    missing.into_iter().map(|((pod, hook, noted), packets)| {
+        let reason = match noted {
+            Noted::Dropped(reason) => reason.name(),
+            Noted::Opened => Verdict::Allowed.name(),
+            Noted::Differs => Verdict::Audit.name(),
+        };
+        let pod = pod.map(|key| key.to_string().into());
+        Unrecorded { pod, direction: direction(hook), reason: reason.into(), packets }
+    })
 }
 
 impl Outlet {

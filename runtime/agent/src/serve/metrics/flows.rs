@@ -1,10 +1,10 @@
 //! Counters of flows: by verdict, by policy, and of what has no flow.
 //!
-//! Not here: what a flow is ([`crate::flow`]).
+//! Not here: what a flow is ([`netpolc_flow`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use prometheus_client::{
@@ -13,10 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{
-    flow::{Flow, Verdict},
-    serve::flows::line::Unrecorded,
-};
+use netpolc_flow::{Flow, Verdict, line::Unrecorded};
 
 /// How many policies are told apart. The flows of all others are counted together, so that a
 /// cluster's policies never become too many time series.
@@ -48,7 +45,7 @@ pub struct FlowCounters {
     policies: Family<ByPolicy, Counter>,
     unrecorded: Family<ByReason, Counter>,
     /// The policies that are told apart.
-    known: Mutex<BTreeSet<Arc<str>>>,
+    known: Mutex<BTreeSet<String>>,
 }
 
 impl FlowCounters {
@@ -71,10 +68,10 @@ impl FlowCounters {
     /// Counts flows.
     pub fn flows(&self, flows: &[Flow]) {
         let mut verdicts: BTreeMap<Verdict, u64> = BTreeMap::new();
-        let mut policies: BTreeMap<(&Arc<str>, Verdict), u64> = BTreeMap::new();
+        let mut policies: BTreeMap<(String, Verdict), u64> = BTreeMap::new();
         for flow in flows {
             *verdicts.entry(flow.verdict).or_default() += 1;
-            for policy in &flow.policies {
+            for policy in flow.policies() {
                 *policies.entry((policy, flow.verdict)).or_default() += 1;
             }
         }
@@ -87,8 +84,8 @@ impl FlowCounters {
             if known.len() < MOST {
                 known.insert(policy.clone());
             }
-            let policy = if known.contains(policy) { policy } else { OTHER };
-            let labels = ByPolicy { policy: policy.to_owned(), verdict: verdict.name() };
+            let policy = if known.contains(&policy) { policy } else { OTHER.into() };
+            let labels = ByPolicy { policy, verdict: verdict.name() };
             self.policies.get_or_create(&labels).inc_by(count);
         }
     }
@@ -108,7 +105,7 @@ mod tests {
     use prometheus_client::encoding::text::encode;
 
     use super::*;
-    use crate::flow::Peer;
+    use netpolc_flow::{Decider, Kind, Peer};
 
     fn flow(policy: &str, verdict: Verdict) -> Flow {
         Flow {
@@ -123,8 +120,7 @@ mod tests {
             protocol: "TCP".into(),
             tcp_flags: None,
             icmp: None,
-            by: vec![],
-            policies: vec![policy.into()],
+            by: vec![Decider::whole(Kind::NetworkPolicy, policy)],
             bytes: 60,
         }
     }

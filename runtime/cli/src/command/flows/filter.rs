@@ -5,8 +5,8 @@
 
 use anyhow::{Context, bail, ensure};
 use ipnetwork::IpNetwork;
-use netpolc_agent::flow::{Flow, Peer, Verdict};
 use netpolc_analyze::nearest::closest;
+use netpolc_flow::{Flow, Peer, Verdict};
 use netpolc_policy::{Selector, oracle::Transport};
 use netpolc_target::DropReason;
 
@@ -297,7 +297,7 @@ impl Test {
                         && namespace.as_deref().is_none_or(|n| end.namespace() == Some(n))
                 })
             }),
-            Test::Policy(wanted) => flow.policies.iter().any(|policy| {
+            Test::Policy(wanted) => flow.policies().iter().any(|policy| {
                 **policy == **wanted
                     || policy.split_once('/').is_some_and(|(_, name)| name == wanted)
             }),

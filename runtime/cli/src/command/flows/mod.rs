@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netpolc_agent::serve::flows::line::{Line, Request};
+use netpolc_flow::line::{Line, Request};
 
 use self::{
     filter::Filter,
@@ -254,7 +254,7 @@ fn again(pin_dir: &Path, request: &Request, patience: Option<Duration>) -> Lines
 mod example {
     //! A flow for tests.
 
-    use netpolc_agent::flow::{Flow, Peer, Verdict};
+    use netpolc_flow::{Decider, Flow, Kind, Peer, Verdict};
     use netpolc_policy::{Direction, Labels};
 
     /// shop/ui to data/db, which data/db isolates.
@@ -288,8 +288,7 @@ mod example {
             protocol: "TCP".into(),
             tcp_flags: Some("SYN".into()),
             icmp: None,
-            by: vec!["isolates data/db".into()],
-            policies: vec!["data/db".into()],
+            by: vec![Decider::whole(Kind::NetworkPolicy, "data/db")],
             bytes: 74,
         }
     }

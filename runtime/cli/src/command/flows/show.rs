@@ -5,12 +5,11 @@
 
 use std::io::{self, Write};
 
-use netpolc_agent::{
-    flow::{Flow, Peer, Verdict},
-    serve::flows::line::{Line, Unrecorded},
+use netpolc_flow::{
+    Flow, Peer, Verdict,
+    line::{Line, Unrecorded},
 };
 use netpolc_kube_sync::{controls, plain};
-use netpolc_policy::Direction;
 
 use super::time;
 use crate::{
@@ -96,7 +95,7 @@ pub fn notes(line: &Line) -> Vec<String> {
 
 fn unrecorded(Unrecorded { pod, direction, reason, packets }: &Unrecorded) -> String {
     let pod = pod.as_deref().map_or("an unknown pod".into(), |pod| format!("pod {pod}"));
-    let direction = word(*direction);
+
     plain(&format!(
         "note: {packets} more packets of {pod} ({direction}, {reason}) were counted and not \
         recorded, since there were so many"
@@ -124,7 +123,7 @@ fn json(line: &Line) -> String {
 /// The flow on one line.
 fn compact(flow: &Flow, colour: Colour) -> String {
     let (from, to) = (end(&flow.source), end(&flow.destination));
-    let (direction, protocol) = (word(flow.direction), protocol(flow));
+    let (direction, protocol) = (flow.direction, protocol(flow));
     let why = match why(flow) {
         why if why.is_empty() => why,
         why => format!(" ({why})"),
@@ -137,7 +136,7 @@ fn row(flow: &Flow) -> [String; 7] {
     [
         time::text(flow.time),
         flow.verdict.to_string(),
-        word(flow.direction).to_owned(),
+        flow.direction.to_string(),
         end(&flow.source),
         end(&flow.destination),
         protocol(flow),
@@ -152,13 +151,6 @@ fn verdict(verdict: Verdict, colour: Colour) -> String {
         Verdict::Allowed => colour.good(&text),
         Verdict::Denied => colour.bad(&text),
         Verdict::Audit => colour.strong(&text),
-    }
-}
-
-fn word(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Ingress => "ingress",
-        Direction::Egress => "egress",
     }
 }
 
@@ -193,7 +185,7 @@ fn protocol(flow: &Flow) -> String {
 
 /// The reason and the rules.
 fn why(flow: &Flow) -> String {
-    let by = flow.by.join(", ");
+    let by = flow.decided().join(", ");
     match (flow.reason.as_deref(), by.is_empty()) {
         (Some(reason), true) => reason.to_owned(),
         (Some(reason), false) => format!("{reason}: {by}"),
@@ -203,6 +195,9 @@ fn why(flow: &Flow) -> String {
 
 #[cfg(test)]
 mod tests {
+    use netpolc_flow::{Decider, Kind};
+    use netpolc_policy::Direction;
+
     use super::{super::example, *};
 
     fn shown(flow: Flow, format: FlowFormat) -> String {
@@ -217,7 +212,7 @@ mod tests {
         assert_eq!(
             shown(example::denied(), FlowFormat::Compact),
             "2026-12-01T02:00:00.123Z denied  ingress shop/ui-6d5f:40312 -> data/db-0:5432 TCP SYN \
-             (policy: isolates data/db)\n"
+             (policy: isolated by data/db)\n"
         );
         let mut flow = example::denied();
         (flow.source.pod, flow.icmp, flow.tcp_flags) = (None, Some([8, 0]), None);
@@ -236,7 +231,7 @@ mod tests {
         let evil = "shop/ui\u{1b}[2J\n\u{202e}x\u{9b}\u{7f}";
         let mut flow = example::denied();
         flow.source.pod = Some(evil.into());
-        flow.by = vec![evil.into()];
+        flow.by = vec![Decider::whole(Kind::NetworkPolicy, evil)];
         flow.reason = Some(evil.into());
         flow.protocol = evil.into();
         for format in [FlowFormat::Compact, FlowFormat::Table, FlowFormat::Json] {

@@ -11,12 +11,8 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use netpolc_agent::serve::{
-    flows::line::{Line, Request},
-    record::Alive,
-    state_dir,
-};
-
+use netpolc_agent::serve::{record::Alive, state_dir};
+use netpolc_flow::line::{Line, Request};
 use netpolc_kube_sync::plain;
 
 /// The longest line in bytes that is read.

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use netpolc_agent::{
-    flow::{Flow, Verdict},
-    serve::flows::line::{Line, Owed},
+use netpolc_flow::{
+    Flow, Verdict,
+    line::{Line, Owed},
 };
 use netpolc_kube_sync::plain;
 
@@ -51,7 +51,7 @@ impl Top {
     }
 
     fn flow(&mut self, flow: &Flow) {
-        let policies = flow.policies.join(", ");
+        let policies = flow.policies().join(", ");
         let reason = || flow.reason.as_deref().unwrap_or("unknown").to_owned();
         let by = if policies.is_empty() { reason() } else { policies };
         let (source, destination) = (show::name(&flow.source), show::name(&flow.destination));

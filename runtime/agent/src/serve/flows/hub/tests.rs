@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::*;
-use crate::flow::{Flow, Verdict};
+use netpolc_flow::{Flow, Verdict};
 
 /// A hub on a socket of its own.
 struct Served {
@@ -75,7 +75,6 @@ fn flow(time: u64) -> Line {
         tcp_flags: None,
         icmp: None,
         by: vec![],
-        policies: vec![],
         bytes: 60,
     }))
 }

@@ -1,12 +1,11 @@
-//! A flow: what the node decided about one packet, in the words of people (S87, S88).
+//! A flow: what the node decided about one packet.
 //!
-//! Here: what a flow says, and its form as JSON. Not here: how it is made from a target's record
-//! (`attribute`), and who gets to see it (`serve/flows`).
+//! Here: what a flow says, and its form as JSON. Not here: the lines around it ([`crate::line`]).
 
 use std::{fmt, net::IpAddr, sync::Arc, time::SystemTime};
 
+use crate::Decider;
 use netpolc_policy::{Direction, Labels, Owner};
-use netpolc_target::Hook;
 use serde::{Deserialize, Serialize};
 
 /// What the node decided about one packet.
@@ -41,10 +40,7 @@ pub struct Flow {
     pub icmp: Option<[u8; 2]>,
     /// The rules that decided; where nothing permitted it, the policies that isolate the pod.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub by: Vec<Arc<str>>,
-    /// The policies of those rules, each once.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub policies: Vec<Arc<str>>,
+    pub by: Vec<Decider>,
     /// How long the frame was, in bytes.
     pub bytes: u32,
 }
@@ -124,22 +120,36 @@ impl Peer {
         }
     }
 
-    pub(crate) fn owned_by(&mut self, owner: &Owner) {
+    /// It is a pod of this workload.
+    pub fn owned_by(&mut self, owner: &Owner) {
         self.workload = Some(format!("{} {}", owner.kind.name(), owner.name).into());
     }
 }
 
-/// The direction in which a hook judges, seen from the pod.
-pub(crate) fn direction(hook: Hook) -> Direction {
-    match hook {
-        Hook::ToPod => Direction::Ingress,
-        Hook::FromPod | Hook::Translated => Direction::Egress,
-    }
-}
-
 impl Flow {
+    /// Each that decided, in words.
+    pub fn decided(&self) -> Vec<String> {
+        let isolates = |one: &Decider| {
+            self.verdict == Verdict::Denied && one.is_policy() && one.rule.is_none()
+        };
+        let words = |one: &Decider| match isolates(one) {
+            true => format!("isolated by {one}"),
+            false => one.to_string(),
+        };
+        self.by.iter().map(words).collect()
+    }
+
+    /// The policies that decided, each once, as users write their names.
+    pub fn policies(&self) -> Vec<String> {
+        let mut all: Vec<String> =
+            self.by.iter().filter(|one| one.is_policy()).map(Decider::policy).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     /// The time as nanoseconds since 1970.
-    pub(crate) fn nanos(at: SystemTime) -> u64 {
+    pub fn nanos(at: SystemTime) -> u64 {
         let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }

@@ -1,15 +1,14 @@
 //! What is said between the agent and those who read its flows: one JSON object a line.
 //!
 //! A reader sends one [`Request`] and gets [`Line`]s. The log of flows consists of the same lines.
-//! Not here: who gets which lines ([`super::hub`]).
+//! Not here: who gets which lines (`netpolc-agent`).
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use netpolc_policy::{Direction, ObjectKey};
-use netpolc_target::{Hook, Noted};
+use netpolc_policy::Direction;
 use serde::{Deserialize, Serialize};
 
-use crate::flow::{self, Flow, Verdict};
+use crate::Flow;
 
 /// The longest request in bytes.
 pub const MAX_REQUEST_LEN: usize = 4096;
@@ -70,9 +69,6 @@ pub struct Unrecorded {
     pub packets: u64,
 }
 
-/// Packets that were not recorded, by pod, hook and why they were noticed.
-pub type Missing = BTreeMap<(Option<ObjectKey>, Hook, Noted), u64>;
-
 /// Of which packets without a record something is said: their pod, direction and reason.
 type Which = (Option<Arc<str>>, Direction, Arc<str>);
 
@@ -100,20 +96,7 @@ impl Owed {
     }
 
     /// Packets that were not recorded.
-    pub fn missing(&mut self, missing: Missing) {
-        for ((pod, hook, noted), packets) in missing {
-            let pod = pod.map(|key| key.to_string().into());
-            let direction = flow::direction(hook);
-            let reason = match noted {
-                Noted::Dropped(reason) => reason.name(),
-                Noted::Opened => Verdict::Allowed.name(),
-                Noted::Differs => Verdict::Audit.name(),
-            };
-            self.unrecorded(Unrecorded { pod, direction, reason: reason.into(), packets });
-        }
-    }
-
-    fn unrecorded(&mut self, one: Unrecorded) {
+    pub fn unrecorded(&mut self, one: Unrecorded) {
         let key = (one.pod, one.direction, one.reason);
         *self.unrecorded.entry(key).or_default() += one.packets;
     }
@@ -132,8 +115,6 @@ impl Owed {
 
 #[cfg(test)]
 mod tests {
-    use netpolc_target::DropReason;
-
     use super::*;
 
     #[test]
@@ -152,18 +133,17 @@ mod tests {
     fn what_is_owed_adds_up_and_is_said_once() {
         let mut owed = Owed::default();
         assert_eq!(owed.settle(), []);
-        let pod = Some(ObjectKey::new("default", "db"));
-        let missing = |packets| {
-            Missing::from([(
-                (pod.clone(), Hook::ToPod, Noted::Dropped(DropReason::Policy)),
-                packets,
-            )])
+        let missing = |packets| Unrecorded {
+            pod: Some("default/db".into()),
+            direction: Direction::Ingress,
+            reason: "policy".into(),
+            packets,
         };
-        owed.missing(missing(2));
+        owed.unrecorded(missing(2));
         owed.lost(1);
         let said = owed.settle();
         said.iter().for_each(|line| owed.line(line));
-        owed.missing(missing(3));
+        owed.unrecorded(missing(3));
         owed.line(&Line::Live(true));
         let texts: String = owed.settle().iter().map(Line::text).collect();
         let unrecorded = r#"{"unrecorded":[{"pod":"default/db","direction":"ingress","#;
