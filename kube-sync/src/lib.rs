@@ -74,7 +74,7 @@ pub use made_up::{MadeUp, MadeUpPods};
 pub use missing::{Missing, missing};
 pub use object::Object;
 pub use place::{ObjectId, ObjectKind, Place, Places};
-pub use plain::{controls, plain};
+pub use plain::{controls, plain, plain_json};
 pub use problem::{MAX_PROBLEMS, ObjectRef, Problem, Severity};
 pub use resource::{Families, Resource};
 pub use state::{PolicyKind, PolicyState};

@@ -28,9 +28,39 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
+/// A text of JSON with such characters escaped as JSON does it. In JSON they can only be in
+/// strings, apart from line breaks between its parts.
+pub fn plain_json(text: &str) -> Cow<'_, str> {
+    if !text.contains(controls) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match controls(c) {
+            true => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    // Writing to a string cannot fail.
+                    let _ = write!(safe, "\\u{unit:04x}");
+                }
+            }
+            false => safe.push(c),
+        }
+    }
+    Cow::Owned(safe)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_stays_json() {
+        let text = "{\"a\":\"b\u{9b}2J\u{202e}\u{e0001}\"}";
+        let safe = plain_json(text);
+        assert!(!safe.contains(controls), "{safe}");
+        let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(read(&safe), read(text));
+    }
 
     #[test]
     fn what_controls_is_escaped_and_the_rest_is_as_it_was() {

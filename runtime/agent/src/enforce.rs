@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use netpolc_lower::{Event, Numbered};
@@ -20,7 +20,7 @@ use netpolc_target::{Execution, NodeTarget, fill};
 
 use crate::{
     Agent, Error, Report, SyncState,
-    adopt::{self, ConnectionSnapshot},
+    adopt::{self, Adoption, ConnectionSnapshot},
     network::Network,
     trials::Trials,
 };
@@ -43,6 +43,9 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             tracing::warn!(error = %failed, "a table is full; the namespace that takes most of it \
                 is set aside");
             done = self.enforce(vec![], began);
+        }
+        if done.as_ref().is_ok_and(|report| report.writes > 0 || !self.told.is_empty()) {
+            self.log_isolation(began.elapsed());
         }
         done
     }
@@ -129,7 +132,6 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             self.host.detach(*ifindex)?;
         }
         self.host.cover()?;
-        self.log_withdrawn();
         report.took = began.elapsed();
         Ok(report)
     }
@@ -151,16 +153,17 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         self.tally.take()
     }
 
-    /// Logs each existing pod that is no longer isolated in a direction in which it was. That may
+    /// Logs which policies the update was about, and each existing pod that is no longer isolated in a direction in which it was. That may
     /// be intended, or the result of a policy that was deleted by mistake, which somebody has to
     /// notice.
-    fn log_withdrawn(&mut self) {
+    fn log_isolation(&mut self, took: Duration) {
         let words = adopt::words(self.compiler.program());
         let endpoints = self.compiler.endpoints();
         let now = endpoints.filter_map(|(key, id)| {
             Some((key.clone(), *words.get(&id).filter(|w| adopt::isolates(**w))?))
         });
         let now: BTreeMap<ObjectKey, Word> = now.collect();
+        self.told.log(&self.isolated, &now, took);
         for (key, before) in self.isolated.iter().filter(|(key, _)| self.local.contains(*key)) {
             let flags = now.get(key).map_or(0, |word| word.flags);
             for (flag, direction) in [(Word::INGRESS, "ingress"), (Word::EGRESS, "egress")] {
@@ -189,7 +192,8 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
                 self.cluster.pods.get(key).map(|pod| snapshot.running(pod)).unwrap_or_default();
             let adoption =
                 adopt::insert(&mut self.host, self.compiler.program(), *endpoint, running)?;
-            tracing::info!(pod = %key, ?adoption, "the pod becomes isolated; its running \
+            let Adoption { connections, no_room } = adoption;
+            tracing::info!(pod = %key, connections, no_room, "the pod becomes isolated; its running \
                 connections were adopted");
             self.adopted.insert(key.clone(), adoption.connections);
             report.adopted.insert(key.clone(), adoption);

@@ -31,6 +31,7 @@ pub mod order;
 pub mod pod_interfaces;
 #[cfg(feature = "serve")]
 pub mod serve;
+mod told;
 pub mod trials;
 mod wire;
 
@@ -50,7 +51,7 @@ use netpolc_target::{Capabilities, NodeTarget};
 
 use self::{
     adopt::Adoption, discovery::Placement, network::Network, pod_interfaces::PodInterfaces,
-    trials::Tally,
+    told::Told, trials::Tally,
 };
 
 /// The reason why the kernel is not in step. What was enforced before still is.
@@ -144,6 +145,8 @@ pub struct Agent<H, N> {
     /// The isolated pods with their words, as of the last update.
     isolated: BTreeMap<ObjectKey, Word>,
     tally: Tally,
+    /// What is to be logged once it is enforced.
+    told: Told,
     observer: observe::Observer,
     sync: SyncState,
     /// Of what the target holds, for audits.
@@ -183,6 +186,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             adopted: BTreeMap::new(),
             isolated: BTreeMap::new(),
             tally: Tally::default(),
+            told: Told::default(),
             observer: observe::Observer::default(),
             sync: SyncState::OutOfSync,
             version: audit::Version::default(),
@@ -224,6 +228,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         cluster.security.enforcement = self.enforcement;
         let mut events =
             if self.loaded { netpolc_lower::between(&self.cluster, &cluster) } else { vec![] };
+        events.iter().for_each(|event| self.tell(event));
         let rescan = !self.loaded || events.iter().any(|event| self.may_move(event, &cluster));
         self.cluster = cluster;
         self.observer.replaced(&self.cluster);
@@ -259,6 +264,14 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         done
     }
 
+    /// Has an event logged once it is enforced. What an agent finds when it starts has no lines of
+    /// its own.
+    fn tell(&mut self, event: &Event) {
+        if self.loaded {
+            self.told.note(event, &self.cluster, &self.local);
+        }
+    }
+
     /// Enforces changes as one update.
     fn take(&mut self, changes: Vec<Change>, began: Instant) -> Result<Report, Error> {
         let mut events = Vec::with_capacity(changes.len());
@@ -267,6 +280,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         for change in changes {
             let event = events::of(&change);
             let Some(Event::Pod { key, pod }) = &event else {
+                event.iter().for_each(|event| self.tell(event));
                 change.apply(&mut self.cluster);
                 event.iter().for_each(|event| self.observer.happened(event));
                 events.extend(event);
@@ -340,6 +354,22 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
     /// Why the interfaces of some pods are not certain, one line for each pod.
     pub fn doubts(&self) -> impl Iterator<Item = String> {
         self.interfaces.doubts()
+    }
+
+    /// How many pods have endpoints in the tables that the agent has found or written.
+    pub fn found_pods(&self) -> usize {
+        self.interfaces.all().count()
+    }
+
+    /// How many pods of this node policies isolate, as of the last update.
+    pub fn isolated_pods(&self) -> usize {
+        self.isolated.len()
+    }
+
+    /// How many policies of all kinds the cluster has.
+    pub fn policies(&self) -> usize {
+        let Cluster { policies, tiers, security, .. } = &self.cluster;
+        policies.len() + tiers.len() + security.policies.len()
     }
 
     /// Retries the last update if it failed.

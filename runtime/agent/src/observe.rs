@@ -163,6 +163,23 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         if records.is_empty() {
             return 0;
         }
+        let flows = self.attribute(&records);
+        let observer = &mut self.observer;
+        for record in &records {
+            let hook = if record.hook == Hook::ToPod { Hook::ToPod } else { Hook::FromPod };
+            *observer.known.entry((record.endpoint, hook, record.noted)).or_default() += 1;
+        }
+        observer.flows.extend(flows);
+        while observer.flows.len() > WAITING {
+            observer.flows.pop_front();
+            observer.dropped += 1;
+        }
+        records.len()
+    }
+
+    /// What records of the agent's target say, which were made under the present tables or while
+    /// the last update was made.
+    pub fn attribute(&mut self, records: &[Record]) -> Vec<Flow> {
         let places = match self.observer.places.take() {
             Some(places) => places,
             None => Places::of(&self.cluster),
@@ -179,20 +196,9 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             nodes: &places.nodes,
             pods: &pods,
         };
-        let flows: Vec<Flow> =
-            records.iter().map(|record| attribute::flow(record, &sight)).collect();
-        let observer = &mut self.observer;
-        observer.places = Some(places);
-        for record in &records {
-            let hook = if record.hook == Hook::ToPod { Hook::ToPod } else { Hook::FromPod };
-            *observer.known.entry((record.endpoint, hook, record.noted)).or_default() += 1;
-        }
-        observer.flows.extend(flows);
-        while observer.flows.len() > WAITING {
-            observer.flows.pop_front();
-            observer.dropped += 1;
-        }
-        records.len()
+        let flows = records.iter().map(|record| attribute::flow(record, &sight)).collect();
+        self.observer.places = Some(places);
+        flows
     }
 
     /// What was observed since the last call, in the order in which it happened.

@@ -14,13 +14,14 @@ fn main() -> ExitCode {
     output::choose(said.color, said.quiet);
     let done = resolve::resolve(cli).and_then(|resolved| {
         let quiet = !matches!(resolved, request::Command::Agent(_));
-        log::start(match (said.quiet, said.verbose) {
+        let default = match (said.quiet, said.verbose) {
             (true, _) => "error",
             (_, 2..) => "trace",
             (_, 1) => "debug",
             _ if quiet => "warn",
             _ => "netpolc=info,warn",
-        });
+        };
+        log::start(default, said.log_format);
         command::run(&resolved)
     });
     output::finish(done)

@@ -20,7 +20,7 @@
 //! use netpolc_table::{
 //!     EndpointId, IfIndex, Incarnation, Program, TableId, Write, delta, schema, text,
 //! };
-//! use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Taken, Target, execute, fill};
+//! use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Recorder, Taken, Target, execute, fill};
 //!
 //! /// The appliance and what it holds.
 //! struct Appliance {
@@ -78,6 +78,11 @@
 //!     fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
 //!         self.ports.remove(&ifindex);
 //!         Ok(())
+//!     }
+//!
+//!     fn recorder(&mut self) -> Result<Option<Box<dyn Recorder>>, Error> {
+//!         // The appliance keeps its logs to itself.
+//!         Ok(None)
 //!     }
 //!
 //!     fn adopt(

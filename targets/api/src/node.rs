@@ -109,9 +109,7 @@ pub trait NodeTarget: Target {
     ///
     /// # Errors
     /// [`Error::System`] where it cannot be made.
-    fn recorder(&mut self) -> Result<Option<Box<dyn Recorder>>, Error> {
-        Ok(None)
-    }
+    fn recorder(&mut self) -> Result<Option<Box<dyn Recorder>>, Error>;
 
     /// Reads what the target really holds by a view of its own, in whatever thread calls it and for
     /// as long as that takes, while this one goes on enforcing. None for a target that has no such

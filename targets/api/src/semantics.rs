@@ -229,8 +229,9 @@
 //!
 //! **Records** (S87), which change nothing either. A packet that is dropped is *noted* as Dropped.
 //! One that passes step 8 at `to_pod` or `from_pod`, of an endpoint that keeps state, is noted as
-//! Opened where the table above says *create*, whether or not there is room, and where the event is
-//! Open and no entry is needed. A packet that the comparison counts is noted as Differs, before it
+//! Opened where the table above says *create*, whether or not there is room; where the event is Open
+//! and no entry is needed; and where it is Datagram, no entry is needed, and no such datagram of the
+//! same tuple came in the last [`DATAGRAM_SECONDS`], as far as the target remembers. A packet that the comparison counts is noted as Differs, before it
 //! is noted otherwise. What is noted is counted by endpoint, direction and [`crate::Noted`]; a
 //! target that records puts a [`crate::Record`] of it, as long as there is budget and room.
 //!
@@ -411,6 +412,10 @@ pub const DEFERRED_MARK: u32 = 0x1000;
 
 /// How long a first fragment's verdict stands, in seconds (`net.ipv4.ipfrag_time`).
 pub const FRAGMENT_SECONDS: u32 = 30;
+
+/// How long a datagram that needs no entry is remembered, so that the next one of its tuple is not
+/// noted as an opening, in seconds.
+pub const DATAGRAM_SECONDS: u32 = 60;
 
 /// How many bytes of layer 4 must be there to judge `protocol` over the family (4 or 6).
 pub const fn needed(protocol: u8, family: u8) -> usize {

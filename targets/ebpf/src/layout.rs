@@ -302,6 +302,8 @@ maps! {
     Budget = "budget",
     /// Ring buffer of [`record`]s.
     Records = "records",
+    /// u64 `[endpoints][512]`: datagrams that need no entry, see [`seen`].
+    Seen = "seen",
     /// u64 `[4][65536]`: kind (`IdKind`, which begin at 1), id -> fingerprint, 0: none. No packet
     /// reads it.
     Directory = "directory",
@@ -374,6 +376,7 @@ impl MapId {
             MapId::Wanted | MapId::Records => 0,
             MapId::Frag => frag::VALUE as u64,
             MapId::Counter | MapId::Budget => u64::from(c.endpoints) * 2 * Noted::SLOTS as u64 * 8,
+            MapId::Seen => u64::from(c.endpoints) * seen::CELLS as u64 * 8,
             MapId::Directory => 4 * 65536 * 8,
             MapId::Config => config::SIZE as u64,
             MapId::Header => 64 * 8,
@@ -458,6 +461,18 @@ pub mod record {
     pub const HOOK: usize = 36;
     /// Where those bytes begin.
     pub const FRAME: usize = 40;
+}
+
+/// The map of datagrams that need no entry: whose tuples came lately. What shares a cell takes it
+/// from the other.
+pub mod seen {
+    /// The cells of an endpoint. The tuple's hash says which one is its own.
+    pub const CELLS: usize = 1 << CELLS_LOG;
+    /// The same, as a power of two.
+    pub const CELLS_LOG: u32 = 9;
+    /// A cell has the hash above these bits, and in them when the last one came: the lower bits of
+    /// `config::SECONDS`.
+    pub const TIME_BITS: u32 = 16;
 }
 
 /// A record of the endpoint map.

@@ -120,6 +120,7 @@ impl Recorder for Reader {
         // Programs read it as a number with a sign.
         posted.budget = budget.min(i32::MAX as u32);
         posted.grant();
+        self.shared.config_words()[config::SECONDS / 8].store(sys::monotonic().as_secs(), Relaxed);
     }
 
     fn noticed(&self) -> Noticed {

@@ -24,7 +24,7 @@ use netpolc_target::{
 use crate::{
     asm::{Alu, Asm, MapRef, Reg::*, Size},
     layout::{
-        Clock, MapId, compared_key, config,
+        Clock, MapId, compared_key, config, seen,
         state::{
             BORN, BUSY, DEADLINE, DEFERRED, FROM_POD, KEY_V4, OWN, PHASE_SHIFT, StateHash,
             TAG_SHIFT, Tuple, WAYS,
@@ -490,7 +490,8 @@ fn live(
 /// [`Error::System`] where a chunk cannot be mapped or a fragment record cannot be removed.
 pub fn purge(maps: &Maps, endpoint: EndpointId) -> Result<(), Error> {
     maps.shared().pool().release(endpoint)?;
-    for word in counters_of(maps, endpoint) {
+    let seen = &maps.words(MapId::Seen)[usize::from(endpoint.get()) * seen::CELLS..][..seen::CELLS];
+    for word in counters_of(maps, endpoint).iter().chain(seen) {
         word.store(0, Relaxed);
     }
     let mut fragments = maps.frag()?;

@@ -54,6 +54,8 @@ pub struct Ebpf {
     board: Board,
     /// The reader of records for whoever asks about single packets.
     records: Option<recorder::Reader>,
+    /// By how much the clock was moved.
+    advanced: Duration,
     /// The next generation, while a thread makes it.
     ahead: Option<Ahead>,
     /// Since when the tables have been much too large; None while they are not.
@@ -167,6 +169,7 @@ impl Ebpf {
             last_drop: None,
             board: Board::default(),
             records: None,
+            advanced: Duration::ZERO,
             ahead: None,
             roomy: None,
         }

@@ -13,7 +13,9 @@ use std::{
 
 use netpolc_host::{Connection, conntrack};
 use netpolc_table::{EndpointId, IfIndex, Incarnation, Program, Write};
-use netpolc_target::{Capabilities, Error, NodeTarget, OffloadRecord, Origin, Taken, Target};
+use netpolc_target::{
+    Capabilities, Error, NodeTarget, OffloadRecord, Origin, Recorder, Taken, Target,
+};
 
 use crate::{Flower, capability, lower::lower, lowered::Mode, node_links::NodeLinks};
 
@@ -134,6 +136,11 @@ impl NodeTarget for Software {
     fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         self.attached.remove(&ifindex);
         Ok(())
+    }
+
+    /// Filters of flower count packets, and say nothing of single ones.
+    fn recorder(&mut self) -> Result<Option<Box<dyn Recorder>>, Error> {
+        Ok(None)
     }
 
     fn follow(&mut self, program: &Program) -> Result<(), Error> {

@@ -287,8 +287,9 @@ impl Mem {
     ) -> Answer {
         let opens = matches!(event, Event::Open | Event::Datagram);
         if opens && !self.is_needed(context, &tuple, event, opening.mark) {
-            if event == Event::Open {
-                self.recording.note(Noted::Opened);
+            match event {
+                Event::Open => self.recording.note(Noted::Opened),
+                _ => self.recording.datagram(tuple, self.now),
             }
             return Ok(opening.mark);
         }

@@ -201,6 +201,7 @@ impl Target for Mem {
                 if self.program.get(TableId::Endpoint, &endpoint_key(endpoint)).is_none() {
                     self.state.purge(endpoint);
                     self.fragments.purge(endpoint);
+                    self.recording.purge(endpoint);
                 }
             }
         }

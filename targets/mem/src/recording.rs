@@ -3,12 +3,16 @@
 //! Not here: what makes a packet one that is noted (`judge`).
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     time::{Duration, SystemTime},
 };
 
 use netpolc_table::EndpointId;
-use netpolc_target::{DropReason, Frame, Hook, Judged, Noted, Record, record::SNAPSHOT};
+use netpolc_target::{
+    DropReason, Frame, Hook, Judged, Noted, Record, record::SNAPSHOT, semantics::DATAGRAM_SECONDS,
+};
+
+use crate::state::Tuple;
 
 /// How many records are kept for whoever asks for them; the oldest ones go first.
 const KEPT: usize = 1 << 16;
@@ -19,6 +23,8 @@ pub(crate) struct Recording {
     records: VecDeque<Record>,
     noted: Vec<Noted>,
     judged: Option<Judged>,
+    /// When the last datagram came of those that need no entry, in seconds.
+    datagrams: BTreeMap<Tuple, u64>,
 }
 
 impl Recording {
@@ -36,6 +42,21 @@ impl Recording {
     /// The packet is to be recorded, if it is not dropped for another reason.
     pub fn note(&mut self, noted: Noted) {
         self.noted.push(noted);
+    }
+
+    /// A datagram that needs no entry comes. It opens something where none of its tuple is
+    /// remembered.
+    pub fn datagram(&mut self, tuple: Tuple, now: Duration) {
+        let now = now.as_secs();
+        let last = self.datagrams.insert(tuple, now);
+        if last.is_none_or(|last| now - last > u64::from(DATAGRAM_SECONDS)) {
+            self.note(Noted::Opened);
+        }
+    }
+
+    /// An endpoint is no more.
+    pub fn purge(&mut self, endpoint: EndpointId) {
+        self.datagrams.retain(|tuple, _| tuple.endpoint != endpoint);
     }
 
     /// The packet has been judged at this hook for this endpoint.

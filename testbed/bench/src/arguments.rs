@@ -56,6 +56,8 @@ pub enum BenchPart {
     Packet,
     /// What a record of a packet costs, by BPF_PROG_TEST_RUN (needs root)
     Records,
+    /// Flows of a node under load, with a real agent (needs root)
+    Flows,
     /// Decoding, compiling and pod events of a big cluster
     Compile,
     /// Lists, differences, explanations and proofs of big clusters

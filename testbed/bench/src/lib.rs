@@ -4,7 +4,8 @@
 //! in interleaved rounds, and the smallest value of each is kept.
 //!
 //! Here: the choice of parts and how results are shown. [`packet`] and [`rival`] run programs on
-//! single packets, [`records`] those that record, [`compile`] decodes and compiles a big cluster,
+//! single packets, [`records`] those that record, [`flows`] what
+//! the records are worth under load, [`compile`] decodes and compiles a big cluster,
 //! [`ask`] answers questions about it, [`path`] sends real packets (through [`enforce`]), [`kube`]
 //! follows a real API server, [`flower`] installs filters, [`tenants`] lets one tenant do its
 //! worst, [`connections`] gives one pod very many connections.
@@ -15,6 +16,7 @@ pub mod compile;
 pub mod connections;
 pub mod enforce;
 pub mod flower;
+pub mod flows;
 pub mod kube;
 pub mod packet;
 pub mod path;
@@ -85,8 +87,10 @@ impl Section {
 pub fn run(options: &Bench) -> anyhow::Result<Outcome> {
     let mut sections = Vec::new();
     // Answers and compiling come first: they measure this process's memory.
-    use BenchPart::{Ask, Compile, Connections, Flower, Kube, Packet, Path, Records, Tenants};
-    for part in [Ask, Compile, Packet, Records, Path, Connections, Kube, Flower, Tenants] {
+    use BenchPart::{
+        Ask, Compile, Connections, Flower, Flows, Kube, Packet, Path, Records, Tenants,
+    };
+    for part in [Ask, Compile, Packet, Records, Path, Connections, Flows, Kube, Flower, Tenants] {
         if !options.parts.contains(&part) {
             continue;
         }
@@ -95,6 +99,7 @@ pub fn run(options: &Bench) -> anyhow::Result<Outcome> {
             BenchPart::Compile => compiling(&compile::run(options.rounds, progress)?),
             BenchPart::Packet => packet::run(options.rounds)?,
             BenchPart::Records => records::run(options.rounds)?,
+            BenchPart::Flows => flows::run(progress)?,
             BenchPart::Kube => kube::run(progress)?,
             BenchPart::Connections => connections::run(progress)?,
             BenchPart::Flower => flower::run(options.rounds)?,

@@ -8,6 +8,6 @@ use netpolc_bench::arguments::Arguments;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    log::start("warn");
+    log::start("warn", log::Format::Text);
     output::finish(netpolc_bench::run(&arguments.request()))
 }

@@ -10,7 +10,7 @@ use netpolc_table::{
     EndpointId, IfIndex, Incarnation, Program, TableId, Write,
     schema::{EndpointKey, Prefix, RemoteV4Key},
 };
-use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Taken, Target};
+use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Recorder, Taken, Target};
 use netpolc_target_ebpf::Ebpf;
 
 /// What a write put into force.
@@ -85,6 +85,10 @@ impl NodeTarget for Probe {
     fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         self.attached.remove(&ifindex);
         Ok(())
+    }
+
+    fn recorder(&mut self) -> Result<Option<Box<dyn Recorder>>, Error> {
+        Ok(None)
     }
 
     fn make_room(&mut self, program: &Program) -> Result<(), Error> {

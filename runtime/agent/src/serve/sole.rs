@@ -50,8 +50,13 @@ impl Sole {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => match holder() {
                 Some((process, 0)) => Err(Taken(process)),
                 other => {
-                    tracing::warn!(holder = ?other, "a process that is not root holds the agent's \
-                        socket name; it is ignored");
+                    let (process, user) = other.unzip();
+                    tracing::warn!(
+                        process,
+                        user,
+                        "a process that is not root holds the agent's \
+                        socket name; it is ignored"
+                    );
                     Ok(Self(None))
                 }
             },

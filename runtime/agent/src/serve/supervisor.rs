@@ -134,6 +134,11 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
         }
         let on_hold = host.holds()?;
         let mut agent = Agent::new(node.clone(), host, network)?;
+        match agent.found_pods() {
+            0 => tracing::info!(%node, "no tables of an earlier agent are installed"),
+            pods => tracing::info!(%node, pods, "the tables of an earlier agent judge the packets \
+                of {pods} pods, and go on doing so until the cluster is known"),
+        }
         let pulse = metrics.clone();
         agent.set_pulse(move || pulse.turned());
         let mut supervisor = Self {
@@ -187,10 +192,23 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
                 }
                 let (writes, took) = (report.writes, report.took);
                 let endpoints = self.agent.compiler().endpoints().count();
-                if was_behind || self.recorded.is_none() {
-                    tracing::info!(writes, ?took, endpoints, "the kernel is in step");
+                let took_ms = took.as_secs_f64() * 1000.0;
+                if self.recorded.is_none() {
+                    let (isolated, policies) = (self.agent.isolated_pods(), self.agent.policies());
+                    tracing::info!(
+                        pods = endpoints,
+                        isolated,
+                        policies,
+                        writes,
+                        took_ms,
+                        "the \
+                        policies are enforced: {isolated} of the node's {endpoints} pods are \
+                        isolated; {writes} entries were written"
+                    );
+                } else if was_behind {
+                    tracing::info!(writes, took_ms, "the kernel is in step again");
                 } else {
-                    tracing::debug!(writes, ?took, endpoints, "the kernel is in step");
+                    tracing::debug!(writes, took_ms, endpoints, "the kernel is in step");
                 }
             }
             Err(error) => {
@@ -315,7 +333,7 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
             self.unreported.push(aside.clone());
         }
         for ((kind, object), _) in self.aside.iter().filter(|(key, _)| !now.contains_key(key)) {
-            tracing::info!(?kind, %object, "the object is no longer set aside");
+            tracing::info!(%kind, %object, "the object is no longer set aside");
         }
         self.stale |= now != self.aside;
         self.metrics.aside(now.len());

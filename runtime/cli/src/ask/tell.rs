@@ -8,7 +8,7 @@ use netpolc_kube_sync::plain;
 use super::{
     graph::markdown_text,
     installed::{InstalledSide, InstalledStory},
-    story::{Quote, SideStory, Story},
+    story::{Near, Quote, SideStory, Story},
 };
 use crate::output::Colour;
 
@@ -138,19 +138,9 @@ fn one(out: &mut String, story: &Story, style: Style) {
     if !story.nearest.is_empty() {
         let _ = writeln!(out, "{}What comes nearest to allowing it:", bullet(style, 1));
         for (number, near) in story.nearest.iter().enumerate() {
-            let at = near.rule_at.at.as_ref().map(|at| format!(" ({at})")).unwrap_or_default();
-            let failures: Vec<String> =
-                near.miss.failures.iter().map(ToString::to_string).collect();
-            let changes: Vec<String> = near.miss.failures.iter().map(|f| f.change()).collect();
-            let indent = bullet(style, 2);
-            let _ = writeln!(
-                out,
-                "{indent}{}. {}{at}: {}.",
-                number + 1,
-                near.miss.rule,
-                failures.join("; and ")
-            );
-            let _ = writeln!(out, "       To allow it: {}.", changes.join("; and "));
+            let [rule, change] = self::near(near);
+            let _ = writeln!(out, "{}{}. {rule}", bullet(style, 2), number + 1);
+            let _ = writeln!(out, "       {change}");
         }
     }
     if let Some(tried) = &story.if_tried_were_enforced {
@@ -189,4 +179,15 @@ fn bullet(style: Style, depth: usize) -> String {
         Style::Text(_) => "  ".repeat(depth),
         Style::Markdown => format!("{}- ", "  ".repeat(depth - 1)),
     }
+}
+
+/// A rule that nearly allows a packet, with what keeps it from doing so; and what to change.
+pub fn near(near: &Near) -> [String; 2] {
+    let at = near.rule_at.at.as_ref().map(|at| format!(" ({at})")).unwrap_or_default();
+    let failures: Vec<String> = near.miss.failures.iter().map(ToString::to_string).collect();
+    let changes: Vec<String> = near.miss.failures.iter().map(|f| f.change()).collect();
+    [
+        format!("{}{at}: {}.", near.miss.rule, failures.join("; and ")),
+        format!("To allow it: {}.", changes.join("; and ")),
+    ]
 }

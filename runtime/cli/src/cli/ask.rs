@@ -25,6 +25,14 @@ pub struct AskInput {
     pub reading: Reading,
 }
 
+impl AskInput {
+    /// Names it no input?
+    pub fn is_nothing(&self) -> bool {
+        let Live { kubeconfig, context } = &self.live;
+        self.files.is_empty() && kubeconfig.is_none() && context.is_none()
+    }
+}
+
 /// The arguments that name the tables in this machine's kernel.
 #[derive(Debug, Args)]
 pub struct InKernel {

@@ -6,7 +6,11 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
-use super::{raw::Installed, resolve::pin_dir};
+use super::{
+    ask::AskInput,
+    raw::Installed,
+    resolve::{Asks, ask_input, pin_dir},
+};
 use crate::command::flows::{
     self,
     filter::{Filter, Kind, Side, What},
@@ -18,6 +22,7 @@ pub const EXAMPLES: &str = "Examples:
   netpolc flows --verdict denied --follow              what is denied from now on, and why
   netpolc flows --since 10m --to-pod shop/checkout     what pods of that name were sent
   netpolc flows --follow --not namespace=kube-system --to-port 5432
+  netpolc flows --verdict denied --nearest --kubeconfig  what would have to change
   netpolc flows --top --since 1h                       who is denied most, and by which policy
   netpolc flows --input-file /var/log/netpolc/flows.jsonl --policy shop/api";
 
@@ -52,6 +57,13 @@ pub struct Flows {
     /// How to show them
     #[arg(short, long, value_enum, default_value_t = FlowFormat::Compact)]
     pub output: FlowFormat,
+    /// Under each packet that policies denied, show the rules that come nearest to allowing it, by
+    /// the policies of the cluster that -f or --kubeconfig names, as they are now
+    #[arg(long)]
+    pub nearest: bool,
+    #[command(flatten, next_help_heading = "What --nearest reads")]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub input: AskInput,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
     pub installed: Installed,
@@ -63,7 +75,14 @@ impl Flows {
     /// # Errors
     /// An argument makes no sense, by itself or beside another.
     pub fn resolve(self) -> anyhow::Result<flows::Flows> {
-        let Self { follow, last, since, top, filters, input_file, output, installed } = self;
+        let Self { follow, last, since, top, filters, input_file, output, installed, .. } = self;
+        if self.nearest && (top || output != FlowFormat::Compact) {
+            bail!("--nearest has lines for people: omit --top, and -o other than compact");
+        }
+        if !self.nearest && !self.input.is_nothing() {
+            bail!("-f, --kubeconfig and --context say what --nearest reads; add --nearest");
+        }
+        let nearest = self.nearest.then(|| ask_input(self.input, Asks::Policies)).transpose()?;
         if top && output != FlowFormat::Compact {
             bail!("--top is a table of its own; omit -o");
         }
@@ -92,6 +111,7 @@ impl Flows {
             last: last.map(|last| last as usize).or(usual),
             since,
             filter: Filter::read(&filters)?,
+            nearest,
             view: if top { flows::View::Top } else { flows::View::List(output) },
         })
     }

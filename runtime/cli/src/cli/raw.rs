@@ -5,7 +5,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::ask::{Diff, Explain, List, Test, Verify};
-use crate::{judge::JudgeName, output::Notation};
+use crate::{judge::JudgeName, log::Format, output::Notation};
 
 /// Compiles Kubernetes NetworkPolicies into match-action tables and enforces them with generated
 /// eBPF.
@@ -36,6 +36,9 @@ pub struct Said {
     /// Whether output is coloured; NO_COLOR=1 takes it away, too
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = When::Auto)]
     pub color: When,
+    /// How the log on standard error is written
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, env = "NETPOLC_LOG_FORMAT")]
+    pub log_format: Format,
 }
 
 /// When output is coloured.

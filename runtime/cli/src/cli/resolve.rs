@@ -263,7 +263,7 @@ fn cluster(
 
 /// What is asked, at least.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Asks {
+pub(super) enum Asks {
     /// Policies, so that there has to be an input.
     Policies,
     /// The tables in the kernel.
@@ -277,7 +277,7 @@ impl Asks {
 }
 
 /// The input of a question. It may be left out where the kernel's tables are asked.
-fn ask_input(asked: AskInput, asks: Asks) -> anyhow::Result<Input> {
+pub(super) fn ask_input(asked: AskInput, asks: Asks) -> anyhow::Result<Input> {
     let AskInput { files, live: Live { kubeconfig, context }, reading } = asked;
     let input = input(raw::Input { files, kubeconfig, context, reading })?;
     if asks == Asks::Policies && input.is_nothing() {

@@ -135,6 +135,11 @@ impl Running {
         Running(command.spawn().unwrap())
     }
 
+    /// The number of the process.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Ends it by a signal.
     pub fn end(mut self, signal: i32) -> ExitStatus {
         // SAFETY: our own child's number, which is not reaped before the wait below.

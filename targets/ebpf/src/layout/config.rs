@@ -8,14 +8,16 @@ use netpolc_target::semantics::{Event, FRAGMENT_SECONDS, Phase, Side, icmp, ip, 
 
 /// The size of the map's value in bytes.
 pub const SIZE: usize = 4096;
-/// u64: how many jiffies are added to the kernel's clock (`Datapath::advance`). This, [`HOLD`] and
-/// [`EPOCH`] are the only words that change after the map is made.
+/// u64: how many jiffies are added to the kernel's clock (`Datapath::advance`). This, [`HOLD`],
+/// [`EPOCH`] and [`SECONDS`] are the only words that change after the map is made.
 pub const TIME_OFFSET: usize = 0;
 /// u64: not 0 while some interface does not carry the program that judges packets to Services. No
 /// new connection goes on to one then.
 pub const HOLD: usize = 16;
 /// u64: how often the tables were changed, as records say.
 pub const EPOCH: usize = 24;
+/// u64: the time in seconds, as whoever reads records has said last.
+pub const SECONDS: usize = 32;
 /// u32: the lifetime of a fragment's verdict, in ticks.
 pub const FRAGMENT_TICKS: usize = 8;
 /// u32 `[8][8]`: the lifetime of an entry in ticks, by [`Protocol`] and phase.

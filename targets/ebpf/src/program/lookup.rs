@@ -129,7 +129,7 @@ impl Generator<'_> {
     }
 
     /// R0 = the hash of the tuple, the same as [`state::Tuple::hash`] computes. Changes R1-R3.
-    fn hash(&mut self, family: Family) {
+    pub(super) fn hash(&mut self, family: Family) {
         let seed = self.p.seed;
         let a = &mut self.a;
         a.note("state: hash of the tuple");

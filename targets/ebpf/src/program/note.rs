@@ -4,12 +4,13 @@
 //! Established, permitted packets never come here. Not here: which packets are noted (`exits`,
 //! `compare`, and wherever [`super::mark::OPENED`] is set).
 
-use netpolc_target::{Hook, Noted, record::SNAPSHOT};
+use netpolc_table::schema::Family;
+use netpolc_target::{Hook, Noted, record::SNAPSHOT, semantics::DATAGRAM_SECONDS};
 
 use super::{Generator, ctx, helper, mark, stack};
 use crate::{
     asm::{Alu, Cond, Reg::*, Size},
-    layout::{MapId, config, record},
+    layout::{MapId, config, record, seen},
 };
 
 /// BPF_RB_NO_WAKEUP: whoever reads the records looks for them by itself. Waking it would take
@@ -25,6 +26,43 @@ impl Generator<'_> {
         a.peek(R1, stack::MARKS);
         a.alu32(Alu::Or, R1, mark::OPENED);
         a.store(Size::W, Fp, stack::MARKS, R1);
+    }
+
+    /// A permitted datagram that needs no entry: it opens something where its tuple did not come
+    /// lately. Keeps R8 and R9. Changes R0 to R3.
+    pub(super) fn seen(&mut self, family: Family) {
+        let endpoints = self.p.capacities.endpoints as i32;
+        let (known, new) = (self.a.label(), self.a.label());
+        self.hash(family);
+        let a = &mut self.a;
+        a.note("a datagram: did its tuple come lately?");
+        a.load(Size::Dw, R1, Fp, stack::ENDPOINT);
+        a.alu(Alu::And, R1, endpoints - 1);
+        a.alu(Alu::Lsh, R1, seen::CELLS_LOG as i32);
+        a.mov(R2, R0);
+        a.alu(Alu::And, R2, seen::CELLS as i32 - 1);
+        a.alu(Alu::Add, R1, R2);
+        a.alu(Alu::Lsh, R1, 3);
+        a.map_value(R3, MapId::Seen, 0);
+        a.alu(Alu::Add, R3, R1);
+        a.map_value(R1, MapId::Config, config::SECONDS);
+        a.load(Size::H, R1, R1, 0);
+        a.alu(Alu::Rsh, R0, seen::TIME_BITS as i32);
+        a.alu(Alu::Lsh, R0, seen::TIME_BITS as i32);
+        a.alu(Alu::Or, R0, R1);
+        a.load(Size::Dw, R2, R3, 0);
+        a.jump_if(Cond::Eq, R2, R0, known);
+        a.store(Size::Dw, R3, 0, R0);
+        a.mov(R1, R0);
+        a.alu(Alu::Xor, R1, R2);
+        a.alu(Alu::Rsh, R1, seen::TIME_BITS as i32);
+        a.jump_if(Cond::Ne, R1, 0, new);
+        a.alu(Alu::Sub, R0, R2);
+        a.alu(Alu::And, R0, (1 << seen::TIME_BITS) - 1);
+        a.jump_if(Cond::Le, R0, DATAGRAM_SECONDS as i32, known);
+        a.bind(new);
+        self.opened();
+        self.a.bind(known);
     }
 
     /// Counts the packet, and records it where there is budget and room. R1: the slot of what is

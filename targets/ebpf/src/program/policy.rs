@@ -115,6 +115,8 @@ impl Generator<'_> {
             let a = &mut self.a;
             a.jump(allow);
             a.bind(datagram);
+            self.seen(family);
+            let a = &mut self.a;
             a.peek(R1, stack::MARKS);
             a.alu(Alu::And, R1, mark::WOULD_DENY);
             a.jump_if(Cond::Eq, R1, 0, allow);

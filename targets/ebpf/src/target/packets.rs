@@ -112,8 +112,12 @@ impl Datapath for Ebpf {
         self.may_change()?;
         let maps = &self.generation.tables.maps;
         let jiffies = by.as_nanos() * u128::from(maps.clock.hz) / 1_000_000_000;
-        maps.words::<AtomicU64>(MapId::Config)[layout::config::TIME_OFFSET / 8]
-            .fetch_add(jiffies as u64, Relaxed);
+        let words = maps.words::<AtomicU64>(MapId::Config);
+        words[layout::config::TIME_OFFSET / 8].fetch_add(jiffies as u64, Relaxed);
+        let before = self.advanced.as_secs();
+        self.advanced += by;
+        let seconds = self.advanced.as_secs() - before;
+        words[layout::config::SECONDS / 8].fetch_add(seconds, Relaxed);
         Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! here: how the agent serves them (`netpolc-agent`).
 
 pub mod filter;
+pub mod nearest;
 pub mod show;
 pub mod source;
 pub mod time;
@@ -17,16 +18,19 @@ use std::{
 };
 
 use netpolc_flow::line::{Line, Request};
+use netpolc_kube_sync::Absent;
 
 use self::{
     filter::Filter,
+    nearest::Nearest,
     show::Show,
     source::{Lines, Next},
     time::Nanos,
     top::Top,
 };
 use crate::{
-    cli::flows::FlowFormat,
+    cli::{flows::FlowFormat, request::Input},
+    input,
     output::{self, Colour, Outcome},
 };
 
@@ -46,6 +50,8 @@ pub struct Flows {
     pub since: Option<Nanos>,
     /// Which flows are shown.
     pub filter: Filter,
+    /// By which cluster the nearest rules are shown, where they are.
+    pub nearest: Option<Input>,
     /// How they are shown.
     pub view: View,
 }
@@ -77,15 +83,19 @@ pub enum View {
 /// output cannot be written.
 pub fn run(options: &Flows) -> anyhow::Result<Outcome> {
     end_on_interrupt();
+    let nearest = match &options.nearest {
+        Some(named) => Some(Nearest::of(input::read(named, Absent::Absent)?.0)),
+        None => None,
+    };
     match &options.source {
-        Source::File(path) => once(options, Lines::of_file(path)?)?,
+        Source::File(path) => once(options, Lines::of_file(path)?, nearest)?,
         Source::Agent(pin_dir) => {
             output::needs_root("reading an agent's flows")?;
-            once(options, Lines::of_agent(pin_dir, &asked(options), None)?)?;
+            once(options, Lines::of_agent(pin_dir, &asked(options), None)?, nearest)?;
         }
         Source::AgentOnwards(pin_dir) => {
             output::needs_root("reading an agent's flows")?;
-            follow(options, pin_dir)?;
+            follow(options, pin_dir, nearest)?;
         }
     }
     Ok(Outcome::Fine)
@@ -141,7 +151,7 @@ impl<'a> Chosen<'a> {
 }
 
 /// Shows what a source has.
-fn once(options: &Flows, mut lines: Lines) -> anyhow::Result<()> {
+fn once(options: &Flows, mut lines: Lines, nearest: Option<Nearest>) -> anyhow::Result<()> {
     let (mut chosen, mut top) = (Chosen::of(options), Top::default());
     // Everything is read before anything is printed: the agent waits for no pager.
     while let Next::Line(line) = lines.read()? {
@@ -152,6 +162,7 @@ fn once(options: &Flows, mut lines: Lines) -> anyhow::Result<()> {
     match options.view {
         View::List(format) => {
             let mut show = Show::new(output::stdout(), format, Colour::of_stdout());
+            show.nearest = nearest;
             chosen.kept.iter().try_for_each(|line| show.line(line))?;
             show.finish()?;
         }
@@ -198,13 +209,14 @@ impl Live {
 
 /// Shows flows until the process is stopped. An agent that ends is waited for: another one will
 /// take its place.
-fn follow(options: &Flows, pin_dir: &Path) -> anyhow::Result<()> {
+fn follow(options: &Flows, pin_dir: &Path, nearest: Option<Nearest>) -> anyhow::Result<()> {
     let (mut request, is_top) = (asked(options), options.view == View::Top);
     let format = if let View::List(format) = options.view { format } else { FlowFormat::Compact };
     let mut live = Live {
         show: Show::new(output::stdout(), format, Colour::of_stdout()),
         top: is_top.then(|| (Top::default(), Instant::now())),
     };
+    live.show.nearest = nearest;
     let patience = is_top.then_some(REFRESH / 4);
     // Where the agent has to be asked again: what comes behind the last flow that it has sent.
     let mut after = time::now();

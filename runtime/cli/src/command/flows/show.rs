@@ -9,9 +9,9 @@ use netpolc_flow::{
     Flow, Peer, Verdict,
     line::{Line, Unrecorded},
 };
-use netpolc_kube_sync::{controls, plain};
+use netpolc_kube_sync::{plain, plain_json};
 
-use super::time;
+use super::{nearest::Nearest, time};
 use crate::{
     cli::flows::FlowFormat,
     output::{self, Colour},
@@ -23,12 +23,14 @@ pub struct Show<W> {
     format: FlowFormat,
     colour: Colour,
     rows: Vec<[String; 7]>,
+    /// What is shown under denied flows, on lines for people.
+    pub nearest: Option<Nearest>,
 }
 
 impl<W: Write> Show<W> {
     /// Prints to `out`.
     pub fn new(out: W, format: FlowFormat, colour: Colour) -> Self {
-        Self { out, format, colour, rows: Vec::new() }
+        Self { out, format, colour, rows: Vec::new(), nearest: None }
     }
 
     /// Prints a line of the agent's. What is no flow is a note, but in JSON.
@@ -46,6 +48,9 @@ impl<W: Write> Show<W> {
             }
             (FlowFormat::Compact, Line::Flow(flow)) => {
                 writeln!(self.out, "{}", compact(flow, self.colour))?;
+                if let Some(nearest) = &mut self.nearest {
+                    self.out.write_all(nearest.under(flow).as_bytes())?;
+                }
             }
             (FlowFormat::Table, Line::Flow(flow)) => self.rows.push(row(flow)),
         }
@@ -103,21 +108,9 @@ fn unrecorded(Unrecorded { pod, direction, reason, packets }: &Unrecorded) -> St
     .into_owned()
 }
 
-/// The line as JSON. What JSON may hold and a terminal must not is escaped; it can only be in
-/// strings.
+/// The line as JSON.
 fn json(line: &Line) -> String {
-    let text = line.text();
-    let mut safe = String::with_capacity(text.len());
-    for c in text.trim_end_matches('\n').chars() {
-        match controls(c) {
-            true => {
-                let units = c.encode_utf16(&mut [0; 2]).to_vec();
-                units.iter().for_each(|unit| safe.push_str(&format!("\\u{unit:04x}")));
-            }
-            false => safe.push(c),
-        }
-    }
-    safe + "\n"
+    plain_json(line.text().trim_end_matches('\n')).into_owned() + "\n"
 }
 
 /// The flow on one line.
@@ -196,6 +189,7 @@ fn why(flow: &Flow) -> String {
 #[cfg(test)]
 mod tests {
     use netpolc_flow::{Decider, Kind};
+    use netpolc_kube_sync::controls;
     use netpolc_policy::Direction;
 
     use super::{super::example, *};

@@ -9,6 +9,7 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 
 {{- define "netpolc.config" -}}
 RUST_LOG: {{ .Values.log | quote }}
+NETPOLC_LOG_FORMAT: {{ .Values.logFormat | quote }}
 METRICS_ADDRESS: {{ printf "%s:%v" (include "netpolc.address" .) .Values.metrics.port | quote }}
 CNI_FAIL: {{ .Values.cni.fail | quote }}
 CNI_TIMEOUT_MS: {{ .Values.cni.timeoutMilliseconds | int | quote }}

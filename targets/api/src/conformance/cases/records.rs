@@ -16,6 +16,7 @@ pub(super) fn cases() -> Vec<Case> {
     let mut cases = vec![];
     for hosts in Hosts::both() {
         cases.extend([openings(&hosts), denials(&hosts), unpoliced(&hosts), anew(&hosts)]);
+        cases.extend([datagrams(&hosts), many_datagrams(&hosts)]);
     }
     cases
 }
@@ -68,6 +69,50 @@ fn unpoliced(h: &Hosts) -> Case {
         .noted(NOTHING)
         .out_passes("SYN out", out.out(SYN))
         .noted(NOTHING)
+}
+
+/// Datagrams whose answers the tables permit need no entry (S87).
+fn datagrams(h: &Hosts) -> Case {
+    let (udp, into) = (dns(h), Talk::new(h.a, 53, h.stranger, 4000));
+    let other = Talk { local: (udp.local.0, udp.local.1 + 1), ..dns(h) };
+    let case = name("S87 the first datagram is noted, and then none for a while", h);
+    Case::new(case, world(Policy::Open, Policy::Some))
+        .out_passes("a question", udp.out(Unit::Udp))
+        .noted(&[Opened])
+        .in_passes("its answer", udp.back(Unit::Udp))
+        .noted(NOTHING)
+        .out_passes("another question", udp.out(Unit::Udp))
+        .noted(NOTHING)
+        .out_passes("one from another port", other.out(Unit::Udp))
+        .noted(&[Opened])
+        .in_passes("one that comes in", into.back(Unit::Udp))
+        .noted(&[Opened])
+        .after(59)
+        .in_passes("late", udp.back(Unit::Udp))
+        .noted(NOTHING)
+        .after(60)
+        .out_passes("60 s after it", udp.out(Unit::Udp))
+        .noted(NOTHING)
+        .after(61)
+        .out_passes("61 s after it", udp.out(Unit::Udp))
+        .noted(&[Opened])
+        .out_passes("61 s", other.out(Unit::Udp))
+        .noted(&[Opened])
+}
+
+/// Each flow of datagrams is noted by itself, however many there are.
+fn many_datagrams(h: &Hosts) -> Case {
+    let case = name("S87 flows of datagrams are noted one by one", h);
+    let mut case = Case::new(case, world(Policy::Open, Policy::Some));
+    for port in 4000..4100 {
+        let talk = Talk { local: (h.a, port), ..dns(h) };
+        case = case
+            .out_passes("a question", talk.out(Unit::Udp))
+            .noted(&[Opened])
+            .in_passes("its answer", talk.back(Unit::Udp))
+            .noted(NOTHING);
+    }
+    case
 }
 
 fn anew(h: &Hosts) -> Case {
