@@ -81,6 +81,7 @@ const ANY: &[&str] = &[
     "netpolc",
     "netpolc-agent",
     "netpolc-analyze",
+    "netpolc-flow",
     "netpolc-host",
     "netpolc-kube-sync",
     "netpolc-lower",

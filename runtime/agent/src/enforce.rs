@@ -44,9 +44,6 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
                 is set aside");
             done = self.enforce(vec![], began);
         }
-        if done.as_ref().is_ok_and(|report| report.writes > 0 || !self.told.is_empty()) {
-            self.log_isolation(began.elapsed());
-        }
         done
     }
 
@@ -75,6 +72,9 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         if known.as_ref().is_some_and(Changes::is_empty) {
             self.host.cover()?;
             (self.sync, self.version) = (SyncState::InSync, version);
+            if !self.told.is_empty() {
+                self.log_isolation(began.elapsed());
+            }
             return Ok(report);
         }
         if self.first {
@@ -132,6 +132,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             self.host.detach(*ifindex)?;
         }
         self.host.cover()?;
+        self.log_isolation(began.elapsed());
         report.took = began.elapsed();
         Ok(report)
     }

@@ -46,7 +46,7 @@ use netpolc_lower::{
     Aside, Compiler, Diagnostic, Event, Limits, Overflow, Room, Scope, Shares, Wire,
 };
 use netpolc_policy::{ByDefault, Cluster, Enforcement, ObjectKey, Pod};
-use netpolc_table::{delta, eval, schema::Word};
+use netpolc_table::{TableId, delta, eval, schema::Word};
 use netpolc_target::{Capabilities, NodeTarget};
 
 use self::{
@@ -138,6 +138,8 @@ pub struct Agent<H, N> {
     local: BTreeSet<ObjectKey>,
     /// The host-side interfaces of local pods, as the compiler knows them, and how they were found.
     interfaces: PodInterfaces,
+    /// How many endpoints the tables had at the start.
+    found: usize,
     /// The node's own devices, as the compiler knows them.
     wire: Wire,
     /// How many connections of each pod were adopted.
@@ -169,7 +171,9 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
     /// # Errors
     /// The installed tables cannot be read, or the target cannot be prepared.
     pub fn new(node: Arc<str>, mut host: H, network: N) -> Result<Self, Error> {
-        let interfaces = PodInterfaces::of(&host.read()?, &host.attached());
+        let held = host.read()?;
+        let found = held.table(TableId::Endpoint).entries.len();
+        let interfaces = PodInterfaces::of(&held, &host.attached());
         host.prepare()?;
         let (scope, room) = (Scope::Node(node.clone()), room(host.capabilities()));
         Ok(Self {
@@ -182,6 +186,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             enforcement: Enforcement::default(),
             local: BTreeSet::new(),
             interfaces,
+            found,
             wire: Wire::default(),
             adopted: BTreeMap::new(),
             isolated: BTreeMap::new(),
@@ -356,9 +361,9 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         self.interfaces.doubts()
     }
 
-    /// How many pods have endpoints in the tables that the agent has found or written.
-    pub fn found_pods(&self) -> usize {
-        self.interfaces.all().count()
+    /// How many pods the tables had endpoints of that an earlier agent left.
+    pub fn found(&self) -> usize {
+        self.found
     }
 
     /// How many pods of this node policies isolate, as of the last update.

@@ -20,7 +20,9 @@
 //! use netpolc_table::{
 //!     EndpointId, IfIndex, Incarnation, Program, TableId, Write, delta, schema, text,
 //! };
-//! use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Recorder, Taken, Target, execute, fill};
+//! use netpolc_target::{
+//!     Capabilities, Error, NodeTarget, Origin, Recorder, Taken, Target, execute, fill,
+//! };
 //!
 //! /// The appliance and what it holds.
 //! struct Appliance {

@@ -134,7 +134,7 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
         }
         let on_hold = host.holds()?;
         let mut agent = Agent::new(node.clone(), host, network)?;
-        match agent.found_pods() {
+        match agent.found() {
             0 => tracing::info!(%node, "no tables of an earlier agent are installed"),
             pods => tracing::info!(%node, pods, "the tables of an earlier agent judge the packets \
                 of {pods} pods, and go on doing so until the cluster is known"),

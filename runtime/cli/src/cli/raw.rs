@@ -5,7 +5,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::ask::{Diff, Explain, List, Test, Verify};
-use crate::{judge::JudgeName, log::Format, output::Notation};
+use crate::{judge::JudgeName, log, output::Notation};
 
 /// Compiles Kubernetes NetworkPolicies into match-action tables and enforces them with generated
 /// eBPF.
@@ -37,8 +37,8 @@ pub struct Said {
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = When::Auto)]
     pub color: When,
     /// How the log on standard error is written
-    #[arg(long, global = true, value_enum, default_value_t = Format::Text, env = "NETPOLC_LOG_FORMAT")]
-    pub log_format: Format,
+    #[arg(long, global = true, value_enum, default_value_t = log::Format::Text, env = "NETPOLC_LOG_FORMAT")]
+    pub log_format: log::Format,
 }
 
 /// When output is coloured.

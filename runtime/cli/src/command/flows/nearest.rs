@@ -112,7 +112,7 @@ spec:
     #[test]
     fn a_denial_has_the_nearest_rule_under_it_and_nothing_else_has() {
         let input = [Input::bytes("cluster.yaml", CLUSTER)];
-        let survey = netpolc_kube_sync::survey(input, Absent::MadeUp).survey;
+        let survey = netpolc_kube_sync::survey(input, Absent::MadeUp);
         let mut nearest = Nearest::of(survey);
         let mut flow = example::denied();
         let text = nearest.under(&flow);
