@@ -203,7 +203,7 @@ fn flows_are_logged_and_counted() {
     assert!(text.lines().all(|line| line.starts_with("{\"flow\":{")), "{text}");
     let counted = |name: &str| watched.node.metrics().lines().any(|line| line.starts_with(name));
     watched.until("it is counted", || counted("netpolc_flows_total{verdict=\"denied\"} "));
-    let by_policy = "netpolc_policy_flows_total{policy=\"default/db\",verdict=\"denied\"} ";
+    let by_policy = "netpolc_rule_flows_total{policy=\"default/db\",rule=\"\",verdict=\"denied\"} ";
     assert!(counted(by_policy), "{}", watched.node.metrics());
 
     // A log that cannot be opened is not started without.

@@ -2,12 +2,13 @@
 //! are requested.
 //!
 //! [`Metrics`] is shared between the loop and [`server`]. [`collect`] reads the tables, and
-//! [`watched`] the state of the watches; [`flows`] counts flows. Names follow Prometheus'
-//! conventions: base units, `_total` on counters, and the prefix `netpolc_`. Not here: the loops
-//! themselves ([`crate`]).
+//! [`watched`] the state of the watches; [`flows`] counts flows, by the [`rules`] that there are.
+//! Names follow Prometheus' conventions: base units, `_total` on counters, and the prefix
+//! `netpolc_`. Not here: the loops themselves ([`crate`]).
 
 pub mod collect;
 pub mod flows;
+pub mod rules;
 pub mod server;
 pub mod watched;
 
