@@ -6,3 +6,5 @@
 
 mod known;
 pub mod ocsf;
+#[cfg(feature = "otlp")]
+pub mod otlp;
