@@ -1,5 +1,5 @@
-//! Flows as events of the Open Cybersecurity Schema Framework (OCSF): class Network Activity (4001),
-//! with the profiles for security controls, containers and hosts.
+//! Flows as events of the Open Cybersecurity Schema Framework (OCSF): class Network Activity
+//! (4001), with the profiles for security controls, containers and hosts.
 //!
 //! Attributes and numbers are those of the published schema, against which a test holds every event
 //! (`tests/ocsf.rs`). A flow about which OCSF has no attribute says the rest in `unmapped`. Not

@@ -11,7 +11,7 @@ use netpolc_lower::Scope;
 use netpolc_policy::{ByDefault, Enforcement, ObjectKey};
 use netpolc_target_flower::{capability::Capabilities, lowered::Mode};
 
-use super::raw::{AgentTarget, Report};
+use super::{agent::AgentTarget, raw::Report};
 use crate::{
     command::{
         diff::Diff, expect::Test, explain::Explain, flows::Flows, list::List, verify::Verify,

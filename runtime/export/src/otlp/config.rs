@@ -1,7 +1,7 @@
 //! Where flows and metrics are sent: an endpoint, and the headers of each request.
 //!
-//! Options and environment variables are read by whoever starts an agent. Not here: the certificates
-//! of https, which are the system's.
+//! Options and environment variables are read by whoever starts an agent. Not here: the
+//! certificates of https, which are the system's.
 
 use std::fmt;
 

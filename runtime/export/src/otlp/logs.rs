@@ -1,8 +1,8 @@
 //! Flows as log records of OpenTelemetry.
 //!
 //! Names of attributes are those of the semantic conventions where these have one: addresses,
-//! ports, `network.*`, and `k8s.*` for the pod for which the packet was judged. The rest begins with
-//! `netpolc.`. Not here: how a request is sent.
+//! ports, `network.*`, and `k8s.*` for the pod for which the packet was judged. The rest begins
+//! with `netpolc.`. Not here: how a request is sent.
 
 use std::sync::Arc;
 

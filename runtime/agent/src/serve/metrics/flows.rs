@@ -46,6 +46,11 @@ impl ByRule {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResult {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByReason {
     reason: String,
 }
@@ -56,6 +61,8 @@ pub struct FlowCounters {
     flows: Family<ByVerdict, Counter>,
     rules: Family<ByRule, Counter>,
     unrecorded: Family<ByReason, Counter>,
+    lost: Counter,
+    events: Family<ByResult, Counter>,
     known: Mutex<Known>,
 }
 
@@ -82,6 +89,17 @@ impl FlowCounters {
             "unrecorded_packets",
             "Packets that were noticed and have no flow, by why they were noticed",
             self.unrecorded.clone(),
+        );
+        registry.register(
+            "lost_flows",
+            "Flows that the agent has dropped, since it was too slow",
+            self.lost.clone(),
+        );
+        registry.register(
+            "denial_events",
+            "Events about denied traffic that were reported, and denied packets that were \
+             suppressed, since there were too many kinds of traffic",
+            self.events.clone(),
         );
     }
 
@@ -120,6 +138,18 @@ impl FlowCounters {
         }
     }
 
+    /// Counts flows that were dropped.
+    pub fn lost(&self, count: u64) {
+        self.lost.inc_by(count);
+    }
+
+    /// Counts Events about denied traffic, and packets that no Event will tell of.
+    pub fn events(&self, reported: u64, suppressed: u64) {
+        for (result, count) in [("reported", reported), ("suppressed", suppressed)] {
+            self.events.get_or_create(&ByResult { result }).inc_by(count);
+        }
+    }
+
     /// Whether there are rules that were not told apart at the last call. Perhaps some of them are
     /// gone by now: flows are counted a little later than they happen.
     pub fn take_new(&self) -> bool {
@@ -145,7 +175,7 @@ impl FlowCounters {
         });
         for (rule, verdict) in here {
             if known.admit(&rule, verdict, MOST_UNUSED) {
-                self.rules.get_or_create(&ByRule::of(&rule, verdict));
+                drop(self.rules.get_or_create(&ByRule::of(&rule, verdict)));
             }
         }
         known.has_new = false;

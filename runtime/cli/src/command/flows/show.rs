@@ -5,6 +5,7 @@
 
 use std::io::{self, Write};
 
+use netpolc_export::ocsf;
 use netpolc_flow::{
     Flow, Verdict,
     line::{Line, Unrecorded},
@@ -31,7 +32,7 @@ impl<W: Write> Show<W> {
         Self { out, format, colour, rows: Vec::new() }
     }
 
-    /// Prints a line of the agent's. What is no flow is a note, but in JSON.
+    /// Prints a line of the agent's. What is no flow is a note, but in JSON and OCSF.
     ///
     /// # Errors
     /// `out` cannot be written.
@@ -39,6 +40,10 @@ impl<W: Write> Show<W> {
         match (self.format, line) {
             (_, Line::Live(_) | Line::Error(_)) => {}
             (FlowFormat::Json, line) => self.out.write_all(json(line).as_bytes())?,
+            (FlowFormat::Ocsf, line) => {
+                let text = ocsf::text(line, time::now());
+                self.out.write_all(text.unwrap_or_default().as_bytes())?;
+            }
             (_, Line::Lost(_) | Line::Unrecorded(_)) => {
                 // The order of the two streams is the order of what has happened.
                 self.out.flush()?;
