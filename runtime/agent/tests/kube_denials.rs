@@ -1,11 +1,15 @@
-//! Events about denied traffic, with the agent's loop, a target in memory and a fake API server: on
-//! which pod they are, what they say, and that many packets make few of them.
+//! What the agent's loop makes of denied traffic, with a target in memory and a fake API server:
+//! Events, on which pod they are, what they say, and that many packets make few of them; series of
+//! rules; and that a collector of OpenTelemetry is sent the same flows. What a collector gets in
+//! detail: netpolc-export's `otlp.rs`.
 
 mod common;
 
 use std::{
-    net::IpAddr,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{IpAddr, TcpListener},
     path::PathBuf,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -13,6 +17,7 @@ use common::{Host, Net, interface};
 use netpolc_agent::serve::{
     Options, cluster_loop, flows::denials::Limits, metrics::Metrics, record::Record,
 };
+use netpolc_export::otlp;
 use netpolc_kube_sync::{
     Families,
     watch::{self, Lists},
@@ -43,6 +48,36 @@ fn opening(from: &str, to: &str, port: u16) -> Frame {
     Frame { interface, arrival, mark: Mark::Clear, bytes }
 }
 
+/// A collector that takes everything: its URL, and what it was sent.
+fn collector() -> (String, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let got = Arc::new(Mutex::new(Vec::new()));
+    let into = got.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, into) = (stream.unwrap(), into.clone());
+            std::thread::spawn(move || {
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let (mut line, mut length) = (String::new(), 0);
+                while reader.read_line(&mut line).is_ok_and(|read| read > 0) {
+                    if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                        length = value.trim().parse().unwrap();
+                    }
+                    if line == "\r\n" {
+                        let mut body = vec![0; length];
+                        reader.read_exact(&mut body).unwrap();
+                        into.lock().unwrap().extend(body);
+                        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+                    }
+                    line.clear();
+                }
+            });
+        }
+    });
+    (url, got)
+}
+
 #[tokio::test]
 async fn denied_traffic_is_told_of_on_its_pod_and_seldom() {
     let fake = Fake::new();
@@ -54,6 +89,8 @@ async fn denied_traffic_is_told_of_on_its_pod_and_seldom() {
     let pin_dir = PathBuf::from(format!("/sys/fs/bpf/netpolc-test-denials-{}", std::process::id()));
     let mut options = Options::new("n1", pin_dir.clone());
     options.denial_events = Some(Limits::default());
+    let (url, sent) = collector();
+    options.otlp = Some(otlp::Config::read(&url, "").unwrap());
     let source = watch::Options {
         access: fake.access(),
         node: Some("n1".into()),
@@ -122,6 +159,21 @@ async fn denied_traffic_is_told_of_on_its_pod_and_seldom() {
         assert_eq!(of_ui["metadata"]["namespace"], "shop");
         assert!(of_ui["series"]["count"].as_u64().unwrap() >= 20, "{of_ui:#}");
         assert!(of_ui["series"]["lastObservedTime"].is_string(), "{of_ui:#}");
+
+        let is_sent = |text: &str| {
+            let sent = sent.lock().unwrap();
+            sent.windows(text.len()).any(|part| part == text.as_bytes())
+        };
+        wait("flows are sent", &|| is_sent("shop/ui:4000 -> shop/db:6379 TCP SYN (policy: ")).await;
+        assert!(is_sent("netpolc_rule_flows_total"), "the metrics are sent, too");
+        wait("they are counted", &|| {
+            let text = text.text();
+            let mut lines = text.lines();
+            let count = lines.find_map(|line| line.strip_prefix("netpolc_otlp_sent_flows_total "));
+            count.is_some_and(|count| count.parse::<u64>().unwrap() > 100)
+        })
+        .await;
+        assert!(has("netpolc_otlp_dropped_flows_total 0"));
 
         // A policy that goes takes its series along.
         fake.delete(&policy());

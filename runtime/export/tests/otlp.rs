@@ -40,6 +40,8 @@ enum Mood {
     /// It reads the request, and says nothing.
     Hangs,
     Says(StatusCode),
+    /// 429, with a Retry-After of a second.
+    Asks,
     /// All but so many records.
     Rejects(i64),
 }
@@ -106,6 +108,12 @@ impl Collector {
             Mood::Says(status) => {
                 let mut response = Response::new(Full::new(Bytes::from_static(b"no")));
                 *response.status_mut() = status;
+                return Ok(response);
+            }
+            Mood::Asks => {
+                let mut response = Response::default();
+                *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+                response.headers_mut().insert("retry-after", "1".parse().unwrap());
                 return Ok(response);
             }
             Mood::Rejects(rejected_log_records) => {
@@ -360,9 +368,20 @@ fn what_may_work_later_is_tried_again_and_what_is_refused_is_not() {
     scene.until("it is dropped", |scene| scene.dropped() == 2);
     assert_eq!(scene.collector.got.lock().unwrap().requests, before + 1);
 
+    // Where the collector says how long, no attempt comes before.
+    scene.collector.becomes(Mood::Asks);
+    scene.send(vec![line(Verdict::Denied, 4)]);
+    let before = failed(&scene);
+    scene.until("it is asked to wait", |scene| failed(scene) > before);
+    let asked = Instant::now();
+    scene.until("it comes again", |scene| failed(scene) > before + 1);
+    assert!(asked.elapsed() > Duration::from_millis(900), "{:?}", asked.elapsed());
+    scene.collector.becomes(Mood::Takes);
+    scene.until("it is sent", |scene| scene.sent() == 2);
+
     scene.collector.becomes(Mood::Rejects(2));
     scene.send(vec![line(Verdict::Denied, 3); 5]);
-    scene.until("a part is taken", |scene| scene.sent() == 1 + 3);
+    scene.until("a part is taken", |scene| scene.sent() == 2 + 3);
     assert_eq!(scene.dropped(), 2 + 2);
 }
 

@@ -36,6 +36,8 @@ pub const QUEUE: usize = 1 << 13;
 const BATCHES: usize = 64;
 /// How many lines a request has at most.
 const AT_ONCE: usize = 512;
+/// How long an attempt waits at most where the collector says how long.
+const WISH_MOST: Duration = Duration::from_secs(60);
 
 /// Times that a test wants shorter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,13 +170,16 @@ async fn send(
                     }
                     break;
                 }
-                Outcome::Later(why, wished) => (why, Some(wished.unwrap_or(wait))),
+                // What the collector asks for is the least.
+                Outcome::Later(why, Some(wished)) => {
+                    (why, Some(wished.min(WISH_MOST) + jittered(wait)))
+                }
+                Outcome::Later(why, None) => (why, Some(jittered(wait))),
                 Outcome::Refused(why) => (why, None),
             };
             counts.failed.fetch_add(1, Ordering::Relaxed);
             health.worse(&refused);
-            let pause = again.map(|pause| jittered(pause.min(timing.backoff_most)));
-            match pause.filter(|pause| began.elapsed() + *pause < timing.patience) {
+            match again.filter(|pause| began.elapsed() + *pause < timing.patience) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => {
                     counts.dropped.fetch_add(count, Ordering::Relaxed);
