@@ -165,7 +165,7 @@ async fn denied_traffic_is_told_of_on_its_pod_and_seldom() {
             sent.windows(text.len()).any(|part| part == text.as_bytes())
         };
         wait("flows are sent", &|| is_sent("shop/ui:4000 -> shop/db:6379 TCP SYN (policy: ")).await;
-        assert!(is_sent("netpolc_rule_flows_total"), "the metrics are sent, too");
+        assert!(is_sent("netpolc_in_step"), "the metrics are sent, too");
         wait("they are counted", &|| {
             let text = text.text();
             let mut lines = text.lines();

@@ -40,7 +40,7 @@ pub enum Command {
     /// `netpolc lint`, which finds what is probably not meant.
     Lint(crate::command::lint::Lint),
     /// `netpolc agent`, which enforces policies.
-    Agent(Agent),
+    Agent(Box<Agent>),
     /// `netpolc flows`, which shows what was decided about packets.
     Flows(Flows),
     /// `netpolc status`, with the pin folder and the output format.

@@ -141,7 +141,7 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             allow: l.allow.iter().map(|id| lint::check(id)).collect::<anyhow::Result<_>>()?,
             format: l.output,
         }),
-        raw::Command::Agent(a) => Command::Agent(a.resolve()?),
+        raw::Command::Agent(a) => Command::Agent(Box::new(a.resolve()?)),
         raw::Command::Flows(f) => Command::Flows(f.resolve()?),
         raw::Command::Status(s) => Command::Status(pin_dir(s.installed)?, s.output),
         raw::Command::Offload(o) => Command::Offload(o.interface, o.output),
