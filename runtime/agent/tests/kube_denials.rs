@@ -170,7 +170,8 @@ async fn denied_traffic_is_told_of_on_its_pod_and_seldom() {
             let text = text.text();
             let mut lines = text.lines();
             let count = lines.find_map(|line| line.strip_prefix("netpolc_otlp_sent_flows_total "));
-            count.is_some_and(|count| count.parse::<u64>().unwrap() > 100)
+            // A pod has no more records than this for each moment; the rest is counted in one line.
+            count.is_some_and(|count| count.parse::<u64>().unwrap() > 60)
         })
         .await;
         assert!(has("netpolc_otlp_dropped_flows_total 0"));
