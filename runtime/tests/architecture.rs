@@ -36,10 +36,12 @@ const EDGES: &[(&str, &[&str])] = &[
     ("kube-sync", &["netpolc-policy"]),
     ("runtime/cni", &["netpolc-host"]),
     ("runtime/flow", &["netpolc-policy"]),
+    ("runtime/export", &["netpolc-flow", "netpolc-kube-sync", "netpolc-policy"]),
     (
         "runtime/agent",
         &[
             "netpolc-cni",
+            "netpolc-export",
             "netpolc-flow",
             "netpolc-host",
             "netpolc-kube-sync",
@@ -57,6 +59,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "netpolc-agent",
             "netpolc-analyze",
             "netpolc-cni",
+            "netpolc-export",
             "netpolc-flow",
             "netpolc-host",
             "netpolc-kube-sync",

@@ -249,6 +249,11 @@ impl Watch {
         self.reports.repaired(node, what);
     }
 
+    /// Creates an Event about a pod so many of whose packets were denied.
+    pub fn report_denied(&self, pod: &ObjectKey, uid: Option<&str>, note: &str, packets: u64) {
+        self.reports.denied(pod, uid, note, packets);
+    }
+
     /// Creates an Event about a ClusterNetworkPolicy whose answer does not count beside another one
     /// of its priority (S64), unless there is one already.
     pub fn report_conflict(&self, loses: &TierKey, wins: &str, why: &str) {

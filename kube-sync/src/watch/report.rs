@@ -1,6 +1,7 @@
 //! Creates Kubernetes Events about objects that cannot be understood, objects that are set aside,
-//! policies whose answers do not count and pods that cannot be isolated, so that whoever applied an
-//! object sees the message beside it; and about the node, where enforcement had to be repaired.
+//! policies whose answers do not count, pods that cannot be isolated and pods whose traffic is
+//! denied, so that whoever applied an object sees the message beside it; and about the node, where
+//! enforcement had to be repaired.
 //!
 //! An Event's name derives from the object and the message, so all agents of a cluster mean the
 //! same Event, and only the first one creates it. Not here: what is wrong with an object.
@@ -13,7 +14,10 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::{core::v1::ObjectReference, events::v1::Event},
+    api::{
+        core::v1::ObjectReference,
+        events::v1::{Event, EventSeries},
+    },
     apimachinery::pkg::apis::meta::v1::MicroTime,
     jiff::Timestamp,
 };
@@ -25,7 +29,7 @@ use netpolc_policy::{ObjectKey, TierKey};
 use tokio::sync::mpsc;
 
 use super::{condition::chain, link::Link, raw::Raw};
-use crate::{Problem, Resource, Severity};
+use crate::{Problem, Resource, Severity, plain};
 
 /// The shortest interval between two Events: a folder full of broken policies must not burden the
 /// API server.
@@ -105,6 +109,24 @@ impl Reports {
         self.named(&subject, "Repaired", (Timestamp::now().as_nanosecond(), &note), note.clone());
     }
 
+    /// Queues an Event which says that packets of a pod were denied. Each time is another Event, so
+    /// that creating is all that an agent has to be permitted.
+    pub fn denied(&self, pod: &ObjectKey, uid: Option<&str>, note: &str, packets: u64) {
+        let (namespace, name) = (Some(&*pod.namespace), &*pod.name);
+        let subject = Subject { kind: "Pod", api_version: "v1", namespace, name, uid };
+        let now = Timestamp::now();
+        let note = plain(&note[..note.floor_char_boundary(MAX_NOTE_LEN)]).into_owned();
+        let note = note[..note.floor_char_boundary(MAX_NOTE_LEN)].to_owned();
+        let mut event =
+            event(&subject, "TrafficDenied", (now.as_nanosecond(), &note), note.clone());
+        // A series has two at least.
+        event.series = i32::try_from(packets.min(i32::MAX as u64))
+            .ok()
+            .filter(|count| *count >= 2)
+            .map(|count| EventSeries { count, last_observed_time: MicroTime(now) });
+        self.queue(event);
+    }
+
     /// Queues an Event which says that another policy of the same priority answers differently, and
     /// that its answer counts. The example in `why` is of this node, so it is no part of the name:
     /// the agents of all nodes mean the same Event.
@@ -127,36 +149,43 @@ impl Reports {
         self.named(about, reason, identity, note);
     }
 
-    /// Queues an Event. Two with the same `identity` about objects of one name are the same Event.
     fn named(&self, about: &Subject, reason: &str, identity: impl Hash, note: String) {
-        let mut hasher = DefaultHasher::new();
-        identity.hash(&mut hasher);
-        let mut event_name = about.name.to_owned();
-        event_name.truncate(200);
-        let event = Event {
-            metadata: ObjectMeta {
-                name: Some(format!("{event_name}.{:016x}", hasher.finish())),
-                namespace: Some(about.namespace.unwrap_or("default").into()),
-                ..ObjectMeta::default()
-            },
-            regarding: Some(ObjectReference {
-                api_version: Some(about.api_version.into()),
-                kind: Some(about.kind.into()),
-                name: Some(about.name.into()),
-                namespace: about.namespace.map(Into::into),
-                uid: about.uid.map(Into::into),
-                ..ObjectReference::default()
-            }),
-            note: Some(note),
-            type_: Some("Warning".into()),
-            reason: Some(reason.into()),
-            action: Some("Enforce".into()),
-            reporting_controller: Some("netpolc/agent".into()),
-            ..Event::default()
-        };
+        self.queue(event(about, reason, identity, note));
+    }
+
+    fn queue(&self, event: Event) {
         if self.0.try_send(event).is_err() {
             tracing::debug!("an Event was dropped, because too many are waiting");
         }
+    }
+}
+
+/// An Event. Two with the same `identity` about objects of one name are the same Event.
+fn event(about: &Subject, reason: &str, identity: impl Hash, note: String) -> Event {
+    let mut hasher = DefaultHasher::new();
+    identity.hash(&mut hasher);
+    let mut event_name = about.name.to_owned();
+    event_name.truncate(200);
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{event_name}.{:016x}", hasher.finish())),
+            namespace: Some(about.namespace.unwrap_or("default").into()),
+            ..ObjectMeta::default()
+        },
+        regarding: Some(ObjectReference {
+            api_version: Some(about.api_version.into()),
+            kind: Some(about.kind.into()),
+            name: Some(about.name.into()),
+            namespace: about.namespace.map(Into::into),
+            uid: about.uid.map(Into::into),
+            ..ObjectReference::default()
+        }),
+        note: Some(note),
+        type_: Some("Warning".into()),
+        reason: Some(reason.into()),
+        action: Some("Enforce".into()),
+        reporting_controller: Some("netpolc/agent".into()),
+        ..Event::default()
     }
 }
 

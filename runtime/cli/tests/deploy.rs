@@ -1,63 +1,23 @@
-//! The manifests without a cluster: chart and kustomize base give the same objects, the chart's
-//! options do what they say, and the dashboard asks for metrics that exist. What an API server and
-//! a node make of them: `kube_node.rs`.
+//! The manifests without a cluster: chart and kustomize base give the same objects, and the chart's
+//! options do what they say. Dashboard and alerts: `monitoring.rs`. What an API server and a node
+//! make of the manifests: `kube_node.rs`.
 //!
 //! Needs kubectl and a renderer of charts, which testbed/kube builds from Debian's packages once.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+#[path = "common/chart.rs"]
+mod rendered;
+
+use std::{fs, path::PathBuf, process::Command};
 
 use netpolc_kube_sync::watch::Foreign;
-use netpolc_testbed::feed::feed;
+use rendered::{chart, find, objects, root, run, tool};
 use serde_json::Value;
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the workspace")
-}
-
-/// Runs a program with `input` on its standard input, and gives its output.
-fn run(command: &mut Command, input: &[u8]) -> Vec<u8> {
-    let output = feed(command, input).unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output.stdout
-}
-
-fn tool(name: &str) -> Command {
-    Command::new(root().join("testbed/kube").join(name))
-}
-
-/// The objects of a YAML stream in order of their kinds and names, without what only the chart has:
-/// the hash that makes new pods when the configuration changes.
-fn objects(yaml: &[u8]) -> Vec<Value> {
-    let json = run(tool("render.sh").arg("-json"), yaml);
-    let mut objects: Vec<Value> = serde_json::from_slice(&json).unwrap();
-    for object in &mut objects {
-        if let Some(annotations) = object.pointer_mut("/spec/template/metadata/annotations") {
-            annotations.as_object_mut().unwrap().remove("checksum/config");
-        }
-    }
-    objects.sort_by_key(|o| (o["kind"].to_string(), o["metadata"]["name"].to_string()));
-    objects
-}
-
-fn chart(arguments: &[&str]) -> Vec<Value> {
-    let chart = root().join("runtime/deploy/helm/netpolc");
-    objects(&run(tool("render.sh").arg(chart).args(["-n", "kube-system"]).args(arguments), b""))
-}
 
 fn kustomize(folder: &str) -> Vec<Value> {
     let folder_of_programs = String::from_utf8(run(&mut tool("kubernetes.sh"), b"")).unwrap();
     let kubectl = PathBuf::from(folder_of_programs.trim()).join("kubectl");
     let folder = root().join("runtime/deploy/kustomize").join(folder);
     objects(&run(Command::new(kubectl).arg("kustomize").arg(folder), b""))
-}
-
-fn find<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
-    objects.iter().find(|o| o["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
 }
 
 fn pod(objects: &[Value]) -> &Value {
@@ -344,6 +304,33 @@ fn options_of_the_chart_do_what_they_say() {
         assert_eq!(names(&agent["volumeMounts"]).contains(&"flow-log"), volume.is_some());
     }
 
+    // Where flows go is said by arguments, and a secret by a variable.
+    let exporting = chart(&[
+        "-set",
+        "otlp.endpoint=http://127.0.0.1:4318",
+        "-set",
+        "otlp.headersSecret=otlp",
+        "-set",
+        "denialEvents=true",
+        "-set",
+        "flowLog.to=stdout",
+        "-set",
+        "flowLog.format=ocsf",
+    ]);
+    for (objects, is_there) in [(&exporting, true), (&defaults, false)] {
+        let agent = &pod(objects)["containers"][0];
+        for argument in
+            ["--otlp-endpoint=http://127.0.0.1:4318", "--denial-events", "--flow-log-format=ocsf"]
+        {
+            let arguments = agent["args"].as_array().unwrap();
+            assert_eq!(arguments.contains(&argument.into()), is_there, "{argument}");
+        }
+        let env = agent["env"].as_array().unwrap();
+        let headers = env.iter().find(|e| e["name"] == "OTEL_EXPORTER_OTLP_HEADERS");
+        let secret = headers.map(|headers| &headers["valueFrom"]["secretKeyRef"]["name"]);
+        assert_eq!(secret, is_there.then_some(&"otlp".into()));
+    }
+
     let objects = chart(&["-set", "metrics.address=0.0.0.0", "-set", "metrics.port=1234"]);
     assert_eq!(find(&objects, "ConfigMap")["data"]["METRICS_ADDRESS"], "0.0.0.0:1234");
     let probe = &pod(&objects)["containers"][0]["readinessProbe"]["httpGet"];
@@ -381,27 +368,4 @@ fn options_of_the_chart_do_what_they_say() {
     assert_eq!(pod(&new)["securityContext"]["appArmorProfile"]["type"], "Unconfined");
     let annotations = &find(&new, "DaemonSet")["spec"]["template"]["metadata"]["annotations"];
     assert_eq!(annotations.as_object().map(|a| a.len()), Some(0));
-}
-
-#[test]
-fn the_dashboard_asks_for_metrics_that_exist() {
-    let folder = root().join("runtime");
-    let text =
-        fs::read_to_string(folder.join("deploy/helm/netpolc/dashboards/netpolc.json")).unwrap();
-    serde_json::from_str::<Value>(&text).unwrap();
-    let sources = ["mod.rs", "collect.rs", "flows.rs", "watched.rs"]
-        .map(|f| fs::read_to_string(folder.join("agent/src/serve/metrics").join(f)).unwrap());
-    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let metrics: BTreeSet<&str> = words.filter_map(|w| w.strip_prefix("netpolc_")).collect();
-    assert!(metrics.len() > 10, "{metrics:?}");
-    for metric in metrics {
-        let name = metric.trim_end_matches("_total").trim_end_matches("_bucket");
-        assert!(
-            sources.iter().any(|s| s.contains(&format!("\"{name}\""))),
-            "no metric is called {name}"
-        );
-    }
-    let objects = chart(&["-set", "dashboard.enabled=true"]);
-    let map = objects.iter().find(|o| o["metadata"]["name"] == "netpolc-dashboard").unwrap();
-    assert_eq!(map["data"]["netpolc.json"].as_str().unwrap().trim(), text.trim());
 }

@@ -203,8 +203,16 @@ fn flows_are_logged_and_counted() {
     assert!(text.lines().all(|line| line.starts_with("{\"flow\":{")), "{text}");
     let counted = |name: &str| watched.node.metrics().lines().any(|line| line.starts_with(name));
     watched.until("it is counted", || counted("netpolc_flows_total{verdict=\"denied\"} "));
-    let by_policy = "netpolc_policy_flows_total{policy=\"default/db\",verdict=\"denied\"} ";
+    let by_policy = "netpolc_rule_flows_total{policy=\"default/db\",rule=\"\",verdict=\"denied\"} ";
     assert!(counted(by_policy), "{}", watched.node.metrics());
+
+    // Security tools get the same as events of OCSF, from the agent and from a file.
+    let events = watched.text(&[&denied[..], &["-o", "ocsf"]].concat());
+    let event: Value = serde_json::from_str(events.lines().next().unwrap()).unwrap();
+    assert_eq!((&event["class_uid"], &event["action_id"]), (&json!(4001), &json!(2)), "{event:#}");
+    assert_eq!(event["policy"]["name"], "default/db");
+    let followed = watched.text(&["-o", "ocsf", "--verdict", "denied", "--last", "1"]);
+    assert!(followed.starts_with("{\"") && followed.contains("\"type_uid\":400105"), "{followed}");
 
     // A log that cannot be opened is not started without.
     watched.stop();
@@ -219,6 +227,15 @@ fn flows_are_logged_and_counted() {
     watched.agent = Some(Running::start(command.stdout(shown).stderr(Stdio::null())));
     watched.until("flows are on standard output", || {
         !watched.passes("other", "10.7.0.1") && !watched.text(&denied).is_empty()
+    });
+    watched.stop();
+    fs::remove_file(&file).unwrap();
+    watched.start(&["--flow-log", path, "--flow-log-format=ocsf"]);
+    watched.until("an event is logged", || {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let is_denial = |event: &Value| event["type_uid"] == 400_105;
+        events.filter(is_denial).any(|event| event["policy"]["name"] == "default/db")
     });
     fs::remove_file(file).unwrap();
 }
@@ -282,7 +299,7 @@ fn what_cannot_be_shown_says_what_to_do() {
     for (arguments, why) in [
         (&["--pin-dir=/sys/fs/bpf/netpolc-nobody"][..], "no agent runs for"),
         (&["--since", "soon"], "write how long ago, such as 30s"),
-        (&["--follow", "-o", "table"], "with --follow use -o compact or json"),
+        (&["--follow", "-o", "table"], "with --follow use -o compact, json or ocsf"),
         (&["--top", "-o", "json"], "omit -o"),
         (&["--input-file", "/nowhere"], "/nowhere cannot be read"),
         (&["--input-file", "/proc/version"], "/proc/version, line 1, is no flow"),

@@ -80,6 +80,11 @@ impl Decider {
         !matches!(self.kind, Kind::IsolatedByDefault | Kind::Implied)
     }
 
+    /// The same rule, whichever of its peers and ports it was.
+    pub fn rule(&self) -> Self {
+        Self { peer: None, port: None, tier: None, action: None, ..self.clone() }
+    }
+
     /// The object as users write its name: a NetworkPolicy as `namespace/name`, others with their
     /// kind in front.
     pub fn policy(&self) -> String {

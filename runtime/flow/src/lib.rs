@@ -2,11 +2,12 @@
 //! leave an agent (S87, S88).
 //!
 //! Whoever makes, serves, exports or shows flows uses these types. Not here: how a flow is made
-//! from a target's record (`netpolc-agent`), and other systems' forms of it.
+//! from a target's record (`netpolc-agent`), and other systems' forms of it (`netpolc-export`).
 
 mod decider;
 mod flow;
 pub mod line;
+mod words;
 
 pub use decider::{Decider, Kind};
 pub use flow::{Flow, Peer, Verdict};

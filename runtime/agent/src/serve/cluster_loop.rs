@@ -64,7 +64,7 @@ pub async fn serve(
     supervisor.set_waiting(waiting(watch.incomplete()));
     let mut taint = options.startup_taint.as_deref();
     if options.passes == Passes::UntilStopped {
-        supervisor.flows = Flows::wanted(options.flow_log.as_ref())?;
+        supervisor.flows = Flows::wanted(options, &supervisor.metrics)?;
     }
     tokio::pin!(stop);
     let (mut retry, mut auditor) = (Retry::default(), Auditor::new(options.audit_interval));
@@ -177,6 +177,11 @@ pub async fn serve(
                 Kind::Service => Resource::Service,
             };
             watch.report_aside(resource, &aside.object, &aside.to_string());
+        }
+        for denial in supervisor.flows.take_denials(&supervisor.metrics) {
+            let pod = supervisor.agent.cluster().pods.get(&denial.pod);
+            let uid = pod.and_then(|pod| pod.uid.as_deref());
+            watch.report_denied(&denial.pod, uid, &denial.note, denial.packets);
         }
         for what in supervisor.take_found() {
             watch.report_repaired(&options.node, &what);

@@ -45,7 +45,7 @@ pub async fn serve(
     supervisor.agent.set_default(options.by_default.clone());
     supervisor.agent.set_enforcement(options.enforcement);
     if options.passes == Passes::UntilStopped {
-        supervisor.flows = Flows::wanted(options.flow_log.as_ref())?;
+        supervisor.flows = Flows::wanted(options, &supervisor.metrics)?;
     }
     tokio::pin!(stop);
     files.read();

@@ -5,9 +5,10 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use netpolc_export::otlp;
 use netpolc_policy::{ByDefault, Enforcement};
 
-use super::flows::log::FlowLog;
+use super::flows::{denials::Limits, log::FlowLog};
 
 /// What an operator can choose about an agent.
 #[derive(Clone, Debug)]
@@ -28,13 +29,17 @@ pub struct Options {
     pub audit_interval: Option<Duration>,
     /// Where flows are logged; None for nowhere.
     pub flow_log: Option<FlowLog>,
+    /// The collector of OpenTelemetry to which flows and metrics are sent; None for none.
+    pub otlp: Option<otlp::Config>,
+    /// How many Events about denied traffic there may be; None for none, and always with files.
+    pub denial_events: Option<Limits>,
     /// Whether the agent ends after one pass.
     pub passes: Passes,
 }
 
 impl Options {
     /// The options of an agent without a CNI plugin and a taint, which isolates nothing by default,
-    /// audits nothing, logs no flows, and runs until it is stopped.
+    /// audits nothing, logs and sends no flows, and runs until it is stopped.
     pub fn new(node: &str, pin_dir: PathBuf) -> Self {
         let passes = Passes::UntilStopped;
         Options {
@@ -46,6 +51,8 @@ impl Options {
             enforcement: Enforcement::default(),
             audit_interval: None,
             flow_log: None,
+            otlp: None,
+            denial_events: None,
             passes,
         }
     }

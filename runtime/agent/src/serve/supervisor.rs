@@ -22,7 +22,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::{
     Pass,
     flows::Flows,
-    metrics::Metrics,
+    metrics::{Metrics, rules},
     policy_status::policy_status,
     record::{Alive, Record, TriedRecord},
 };
@@ -225,6 +225,7 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
     /// nothing else to do.
     pub fn take_flows(&mut self) -> bool {
         self.flows.take(&mut self.agent, &self.metrics);
+        self.stale |= self.metrics.flows.take_new();
         !self.is_check_due()
     }
 
@@ -506,6 +507,9 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
         }
         self.recorded = Some(Instant::now());
         let mut policies = policy_status(self.agent.compiler());
+        let cluster = self.agent.cluster();
+        let here = rules::of(cluster, &policies);
+        self.metrics.flows.follow(|rule| rules::exists(cluster, rule), here);
         policies.iter_mut().for_each(about);
         let diagnostics = self.agent.compiler().diagnostics();
         self.log_conflicts(&diagnostics);

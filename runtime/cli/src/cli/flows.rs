@@ -88,7 +88,7 @@ impl Flows {
         }
         if follow && output == FlowFormat::Table {
             bail!(
-                "-o table needs all flows before it begins; with --follow use -o compact or json"
+                "-o table needs all flows before it begins; with --follow use -o compact, json or ocsf"
             );
         }
         let now = time::now();
@@ -126,6 +126,8 @@ pub enum FlowFormat {
     Table,
     /// A JSON object on a line for each, for programs and for --input-file
     Json,
+    /// An event of OCSF (Network Activity) on a line for each, for security tools
+    Ocsf,
 }
 
 /// The filters. Each may be repeated.

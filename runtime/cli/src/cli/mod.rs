@@ -1,6 +1,7 @@
 //! The command line, in two stages: [`raw`] is what clap parses, and [`resolve`] turns it into a
 //! [`request`], which is all that commands see.
 
+pub mod agent;
 pub mod ask;
 pub mod flows;
 pub mod lint;

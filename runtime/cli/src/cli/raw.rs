@@ -1,6 +1,6 @@
 //! The command line, as clap parses it. Not here: what it means ([`super::resolve`]).
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -164,7 +164,7 @@ Examples:
   netpolc agent --from cluster.yaml --node worker-1 --once
   netpolc agent --kubernetes --node worker-1           as a pod of the cluster
   netpolc agent --kubernetes --kubeconfig admin.conf --node worker-1")]
-    Agent(Agent),
+    Agent(Box<super::agent::Agent>),
     /// Show which packets were denied and which connections opened on this node, and by which rules
     #[command(after_help = super::flows::EXAMPLES)]
     Flows(Box<super::flows::Flows>),
@@ -350,19 +350,6 @@ pub enum FlowerMode {
     Software,
 }
 
-/// Kinds that a cluster need not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum AlsoWatch {
-    /// ClusterNetworkPolicies of policy.networking.k8s.io and networking.k8s.aws
-    ClusterNetworkPolicies,
-    /// SecurityGroupPolicies, ServiceAccounts, and SecurityGroups of ec2.services.k8s.aws
-    SecurityGroups,
-    /// StagedKubernetesNetworkPolicies of projectcalico.org
-    StagedPolicies,
-    /// None of them
-    None,
-}
-
 /// The output formats of `compile`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -414,87 +401,6 @@ pub struct Eval {
     /// Which judge answers
     #[arg(long, value_enum, default_value_t = JudgeName::Oracle)]
     pub judge: JudgeName,
-}
-
-/// The default number of pods that can be isolated.
-pub const MAX_PODS: u32 = 255;
-/// The default number of connections of all pods that are remembered.
-pub const MAX_CONNECTIONS: u32 = 1 << 21;
-/// The default number of seconds between two audits.
-pub const AUDIT_INTERVAL: u32 = 300;
-
-/// The arguments of `netpolc agent`.
-#[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("source").required(true).args(["from", "kubernetes"]))]
-pub struct Agent {
-    /// Files or directories with Kubernetes objects, watched for changes
-    #[arg(long, value_name = "PATH", num_args = 1..)]
-    pub from: Vec<PathBuf>,
-    /// Watch the cluster's API server
-    #[arg(long)]
-    pub kubernetes: bool,
-    /// How to reach the API server [default: by the pod's service account]
-    #[arg(long, value_name = "FILE", requires = "kubernetes")]
-    pub kubeconfig: Option<PathBuf>,
-    /// Answer the chained CNI plugin on this socket, usually /run/netpolc/cni.sock [default: not at
-    /// all]
-    #[arg(long, value_name = "FILE", requires = "kubernetes")]
-    pub cni_socket: Option<PathBuf>,
-    /// The node whose pods are enforced, as in spec.nodeName
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
-    pub node: String,
-    /// What enforces the policies
-    #[arg(long, value_enum, default_value_t = AgentTarget::Auto)]
-    pub target: AgentTarget,
-    /// Pods on this node that policies may isolate, at most; a power of two less one, or rounded up
-    /// to it
-    #[arg(long, value_name = "N", default_value_t = MAX_PODS, value_parser = clap::value_parser!(u32).range(1..=65_535))]
-    pub max_pods: u32,
-    /// Connections of all pods of this node that are remembered, beyond the first 1,536 of each
-    #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS, value_parser = clap::value_parser!(u32).range(0..=1 << 26))]
-    pub max_connections: u32,
-    /// Serve /metrics, /healthz and /readyz here [default: not at all]
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub metrics_address: Option<SocketAddr>,
-    /// Remove this taint from the node as soon as the agent enforces: new nodes that have it from
-    /// the start take no pods before
-    #[arg(long, value_name = "KEY", requires = "kubernetes")]
-    pub startup_taint: Option<String>,
-    /// Kinds beyond NetworkPolicy to watch where the cluster has them, joined by commas
-    #[arg(
-        long,
-        value_name = "KIND",
-        value_delimiter = ',',
-        default_value = "cluster-network-policies"
-    )]
-    pub also_watch: Vec<AlsoWatch>,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
-    pub reading: Reading,
-    /// How often what the kernel holds is compared with what was written to it, and repaired where
-    /// somebody else has changed it; 0 for never
-    #[arg(long, value_name = "SECONDS", default_value_t = AUDIT_INTERVAL, value_parser = clap::value_parser!(u32).range(0..=86_400))]
-    pub audit_interval: u32,
-    /// Write flows here as JSON lines, rotated at 100 MiB; - is standard output [default: nowhere]
-    #[arg(long, value_name = "FILE", conflicts_with = "once")]
-    pub flow_log: Option<PathBuf>,
-    /// Bring the kernel in step once, and exit
-    #[arg(long)]
-    pub once: bool,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
-    pub installed: Installed,
-}
-
-/// The targets with which the agent can enforce policies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum AgentTarget {
-    /// eBPF, helped by NICs where `netpolc offload` finds that they can
-    Auto,
-    /// eBPF alone
-    Ebpf,
-    /// The kernel's flower filters alone, for hosts without eBPF
-    Flower,
 }
 
 /// The arguments that say where the tables are pinned.

@@ -11,7 +11,7 @@ use netpolc_lower::Scope;
 use netpolc_policy::{ByDefault, Enforcement, ObjectKey};
 use netpolc_target_flower::{capability::Capabilities, lowered::Mode};
 
-use super::raw::{AgentTarget, Report};
+use super::{agent::AgentTarget, raw::Report};
 use crate::{
     command::{
         diff::Diff, expect::Test, explain::Explain, flows::Flows, list::List, verify::Verify,
@@ -40,7 +40,7 @@ pub enum Command {
     /// `netpolc lint`, which finds what is probably not meant.
     Lint(crate::command::lint::Lint),
     /// `netpolc agent`, which enforces policies.
-    Agent(Agent),
+    Agent(Box<Agent>),
     /// `netpolc flows`, which shows what was decided about packets.
     Flows(Flows),
     /// `netpolc status`, with the pin folder and the output format.

@@ -5,18 +5,17 @@ use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::{Context, bail};
-use netpolc_agent::serve::{Options, Passes, flows::log::FlowLog};
+use netpolc_agent::serve::Passes;
 use netpolc_analyze::list::Only;
 use netpolc_cni::{
     config::Fail,
     conflist::Node,
     plugin_options::{AgentPod, PluginOptions},
 };
-use netpolc_kube_sync::{Families, watch::Kubeconfig};
+use netpolc_kube_sync::watch::Kubeconfig;
 use netpolc_lower::Scope;
 use netpolc_policy::{ByDefault, Enforcement, ObjectKey, Unselected};
 use netpolc_table::p4::Install;
@@ -24,10 +23,8 @@ use netpolc_target_flower::{lowered::Mode, quirks};
 
 use super::{
     ask::{AskInput, InKernel, Live},
-    raw::{self, AlsoWatch, CompileTarget, FlowerMode, Format, P4Entries, Report, SecurityGroups},
-    request::{
-        Agent, Cni, Command, Compile, Desired, Eval, Flower, Form, Input, Show, Source, Strictness,
-    },
+    raw::{self, CompileTarget, FlowerMode, Format, P4Entries, Report, SecurityGroups},
+    request::{Cni, Command, Compile, Desired, Eval, Flower, Form, Input, Show, Strictness},
 };
 use crate::{
     command::{
@@ -144,58 +141,7 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             allow: l.allow.iter().map(|id| lint::check(id)).collect::<anyhow::Result<_>>()?,
             format: l.output,
         }),
-        raw::Command::Agent(a) => {
-            if a.from.iter().any(|f| is_stdin(f)) {
-                bail!(
-                    "--from - is not possible: the agent watches files, and standard input cannot \
-                    be watched"
-                );
-            }
-            if a.node.is_empty() {
-                bail!("--node is empty; give the node's name as in spec.nodeName of its pods");
-            }
-            let passes = if a.once { Passes::Once } else { Passes::UntilStopped };
-            let source = match (a.kubernetes, a.kubeconfig) {
-                (false, _) if a.cni_socket.is_some() => bail!("--cni-socket needs --kubernetes"),
-                (false, None) => Source::Files(a.from),
-                (false, Some(_)) => bail!("--kubeconfig needs --kubernetes"),
-                (true, None) => Source::InCluster,
-                (true, Some(path)) => Source::Kubeconfig(path),
-            };
-            let (target, metrics, pin_dir) = (a.target, a.metrics_address, pin_dir(a.installed)?);
-            let (by_default, enforcement) = reading(a.reading)?;
-            let options = Options {
-                node: a.node.into(),
-                pin_dir,
-                cni_socket: a.cni_socket,
-                startup_taint: a.startup_taint.filter(|key| !key.is_empty()),
-                by_default,
-                enforcement,
-                audit_interval: (a.audit_interval > 0)
-                    .then(|| Duration::from_secs(a.audit_interval.into())),
-                flow_log: a.flow_log.map(|path| match is_stdin(&path) {
-                    true => FlowLog::StandardOutput,
-                    false => FlowLog::File(path),
-                }),
-                passes,
-            };
-            let (max_pods, max_connections) = (a.max_pods, a.max_connections);
-            let has = |kind| a.also_watch.contains(&kind);
-            let families = Families {
-                tiers: has(AlsoWatch::ClusterNetworkPolicies),
-                groups: has(AlsoWatch::SecurityGroups),
-                staged: has(AlsoWatch::StagedPolicies),
-            };
-            Command::Agent(Agent {
-                source,
-                target,
-                max_pods,
-                max_connections,
-                families,
-                metrics,
-                options,
-            })
-        }
+        raw::Command::Agent(a) => Command::Agent(Box::new(a.resolve()?)),
         raw::Command::Flows(f) => Command::Flows(f.resolve()?),
         raw::Command::Status(s) => Command::Status(pin_dir(s.installed)?, s.output),
         raw::Command::Offload(o) => Command::Offload(o.interface, o.output),
@@ -233,7 +179,7 @@ fn flower(mode: Option<FlowerMode>, driver: Option<String>, form: Form) -> anyho
     Ok(Show::Flower(Flower { mode, capabilities: quirks::capabilities(driver), form }))
 }
 
-fn is_stdin(path: &Path) -> bool {
+pub(super) fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
@@ -296,7 +242,7 @@ fn in_kernel(kernel: InKernel) -> anyhow::Result<Option<PathBuf>> {
     installed.then(|| self::pin_dir(raw::Installed { pin_dir: pin_dir() })).transpose()
 }
 
-fn reading(raw: raw::Reading) -> anyhow::Result<(ByDefault, Enforcement)> {
+pub(super) fn reading(raw: raw::Reading) -> anyhow::Result<(ByDefault, Enforcement)> {
     let enforcement = match raw.groups.security_groups {
         SecurityGroups::Strict => Enforcement::Strict,
         SecurityGroups::Standard => Enforcement::Standard,
@@ -505,6 +451,13 @@ mod tests {
             ("netpolc agent --from x --kubernetes --node n", "cannot be used with"),
             ("netpolc agent --from x --kubeconfig y --node n", "--kubernetes"),
             ("netpolc agent --from x --cni-socket y --node n", "--kubernetes"),
+            ("netpolc agent --from x --denial-events --node n", "--kubernetes"),
+            ("netpolc agent --from x --flow-log-format ocsf --node n", "--flow-log"),
+            ("netpolc agent --from x --otlp-endpoint c:4318 --node n", "http://collector:4318"),
+            (
+                "netpolc agent --from x --otlp-endpoint http://c --otlp-headers x --node n",
+                "--otlp-headers cannot be used",
+            ),
             ("netpolc compile -f x --pod ui", "namespace/name"),
             ("netpolc eval -f x --probes y --isolate-by-default-except a", "--isolate-by-default"),
             (

@@ -21,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cli::{
-        raw::AgentTarget,
+        agent::AgentTarget,
         request::{Agent, Source},
     },
     output::{self, Outcome},
@@ -170,7 +170,7 @@ mod tests {
     use netpolc_target_ebpf::Capacities;
 
     use super::*;
-    use crate::cli::raw::{MAX_CONNECTIONS, MAX_PODS};
+    use crate::cli::agent::{MAX_CONNECTIONS, MAX_PODS};
 
     #[test]
     fn where_nothing_is_asked_for_tables_have_their_usual_size() {

@@ -1,4 +1,5 @@
-//! The log of flows: the lines that readers get, in a file or on standard output.
+//! The log of flows: the lines that readers get, or events of OCSF, in a file or on standard
+//! output.
 //!
 //! A thread of its own writes it, so that no disk holds up the agent. What cannot be written is
 //! counted, and the log says so once it can be written again. Not here: the agent's own log, which
@@ -10,9 +11,14 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
-use netpolc_flow::line::Owed;
+use netpolc_export::ocsf;
+use netpolc_flow::{
+    Flow,
+    line::{Line, Owed},
+};
 use tokio::sync::mpsc;
 
 use super::{
@@ -25,20 +31,47 @@ const MOST: u64 = 100 << 20;
 /// How many files are kept besides the one that is written.
 const KEPT: u32 = 3;
 
+/// Where flows are logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowLog {
+    /// Where.
+    pub place: Place,
+    /// What a line is.
+    pub form: Form,
+}
+
+/// The forms of lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// The lines that readers get.
+    Json,
+    /// Events of OCSF.
+    Ocsf,
+}
+
+impl Form {
+    fn text(self, line: &Line) -> String {
+        match self {
+            Form::Json => line.text(),
+            Form::Ocsf => ocsf::text(line, Flow::nanos(SystemTime::now())).unwrap_or_default(),
+        }
+    }
+}
+
 /// Where flows are logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FlowLog {
+pub enum Place {
     /// Standard output.
     StandardOutput,
     /// A file, which is rotated.
     File(PathBuf),
 }
 
-impl fmt::Display for FlowLog {
+impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            FlowLog::StandardOutput => f.write_str("-"),
-            FlowLog::File(path) => path.display().fmt(f),
+            Place::StandardOutput => f.write_str("-"),
+            Place::File(path) => path.display().fmt(f),
         }
     }
 }
@@ -48,21 +81,22 @@ impl fmt::Display for FlowLog {
 /// # Errors
 /// The file cannot be opened, or the thread cannot be started.
 pub fn start(to: &FlowLog) -> io::Result<mpsc::Sender<Batch>> {
-    let log = match to {
-        FlowLog::StandardOutput => Log::StandardOutput,
-        FlowLog::File(path) => Log::File(Rotated::open(path, MOST)?),
+    let log = match &to.place {
+        Place::StandardOutput => Log::StandardOutput,
+        Place::File(path) => Log::File(Rotated::open(path, MOST)?),
     };
     let (sender, batches) = mpsc::channel(BATCHES);
-    std::thread::Builder::new().name("flow-log".into()).spawn(move || write(log, batches))?;
+    let form = to.form;
+    std::thread::Builder::new().name("flow-log".into()).spawn(move || write(log, form, batches))?;
     Ok(sender)
 }
 
-fn write(mut log: Log, mut batches: mpsc::Receiver<Batch>) {
+fn write(mut log: Log, form: Form, mut batches: mpsc::Receiver<Batch>) {
     let (mut owed, mut failed) = (Owed::default(), false);
     while let Some(batch) = batches.blocking_recv() {
         let before = owed.settle();
         let lines = || before.iter().chain(batch.iter().map(|line| &**line));
-        let text: String = lines().map(|line| line.text()).collect();
+        let text: String = lines().map(|line| form.text(line)).collect();
         match log.write(text.as_bytes()) {
             Ok(()) => failed = false,
             Err(error) => {

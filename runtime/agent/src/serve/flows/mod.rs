@@ -1,10 +1,12 @@
 //! What becomes of the agent's flows: they are taken from the agent at short intervals, and handed
-//! to the [`hub`], which keeps and serves them, and to the [`log`], where there is one.
+//! to the [`hub`], which keeps and serves them, and where these are wanted to the [`log`] and to a
+//! collector of OpenTelemetry. [`denials`] are what becomes Events.
 //!
 //! Taking them is the only part that the agent's loop does itself; the rest is done by threads that
 //! it never waits for. Not here: what a flow says and in which lines it leaves the agent
 //! ([`netpolc_flow`]), and how `netpolc flows` shows it.
 
+pub mod denials;
 pub mod hub;
 pub mod log;
 
@@ -15,6 +17,7 @@ use std::{
 };
 
 use anyhow::Context;
+use netpolc_export::otlp;
 use netpolc_flow::{
     Flow, Verdict,
     line::{Line, Owed, Unrecorded},
@@ -25,8 +28,11 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval},
 };
 
-use self::{hub::Batch, log::FlowLog};
-use super::{metrics::Metrics, state_dir};
+use self::{
+    denials::{Denial, Denials},
+    hub::Batch,
+};
+use super::{Options, metrics::Metrics, state_dir};
 use crate::{Agent, attribute::direction, network::Network, observe::Missing};
 
 /// How often flows are taken. Each time lets the pods' budgets of records begin anew (S87).
@@ -43,6 +49,8 @@ pub struct Flows {
     counted: Option<Instant>,
     readers: Option<Outlet>,
     log: Option<Outlet>,
+    collector: Option<Outlet>,
+    denials: Option<Denials>,
 }
 
 /// Whether the agent observes packets.
@@ -65,14 +73,28 @@ struct Outlet {
 }
 
 impl Flows {
-    /// Flows from the first update on, which are logged there.
+    /// Flows from the first update on, which go where the options say.
     ///
     /// # Errors
-    /// The log cannot be opened.
-    pub fn wanted(to: Option<&FlowLog>) -> anyhow::Result<Self> {
-        let log = to.map(|to| log::start(to).with_context(|| format!("--flow-log {to}")));
-        let log = log.transpose()?.map(Outlet::new);
-        Ok(Self { observes: Observes::FromFirstUpdate, log, ..Self::default() })
+    /// The log cannot be opened, or the collector's thread cannot be started.
+    pub fn wanted(options: &Options, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
+        let log = options.flow_log.as_ref().map(|to| {
+            log::start(to).with_context(|| format!("--flow-log {}", to.place)).map(Outlet::new)
+        });
+        let collector = options.otlp.clone().map(|config| {
+            let (source, counts) = (metrics.clone(), Arc::new(otlp::Counts::default()));
+            metrics.exporting(counts.clone());
+            otlp::start(config, &options.node, Box::new(move || source.text()), counts)
+                .context("--otlp-endpoint cannot be used")
+                .map(Outlet::new)
+        });
+        Ok(Self {
+            observes: Observes::FromFirstUpdate,
+            log: log.transpose()?,
+            collector: collector.transpose()?,
+            denials: options.denial_events.map(Denials::new),
+            ..Self::default()
+        })
     }
 
     /// The agent has made an update. Has packets observed from the first one on, where the target
@@ -134,8 +156,20 @@ impl Flows {
         }
     }
 
+    /// What there is to say of denied traffic, in Events.
+    pub fn take_denials(&mut self, metrics: &Metrics) -> Vec<Denial> {
+        let Some(denials) = &mut self.denials else { return Vec::new() };
+        let due = denials.due(Instant::now());
+        metrics.flows.events(due.len() as u64, denials.take_suppressed());
+        due
+    }
+
     fn publish(&mut self, flows: Vec<Flow>, lost: u64, missing: Missing, metrics: &Metrics) {
         metrics.flows.flows(&flows);
+        metrics.flows.lost(lost);
+        if let Some(denials) = &mut self.denials {
+            denials.take(&flows, Instant::now());
+        }
         let mut said = Owed::default();
         said.lost(lost);
         unrecorded(missing).for_each(|one| said.unrecorded(one));
@@ -147,7 +181,8 @@ impl Flows {
         }
         let flows = flows.into_iter().map(|flow| Line::Flow(Box::new(flow)));
         let batch: Batch = flows.chain(said).map(Arc::new).collect();
-        for outlet in [&mut self.readers, &mut self.log].into_iter().flatten() {
+        let outlets = [&mut self.readers, &mut self.log, &mut self.collector];
+        for outlet in outlets.into_iter().flatten() {
             outlet.send(&batch);
         }
     }

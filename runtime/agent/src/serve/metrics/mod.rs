@@ -2,12 +2,15 @@
 //! are requested.
 //!
 //! [`Metrics`] is shared between the loop and [`server`]. [`collect`] reads the tables, and
-//! [`watched`] the state of the watches; [`flows`] counts flows. Names follow Prometheus'
-//! conventions: base units, `_total` on counters, and the prefix `netpolc_`. Not here: the loops
-//! themselves ([`crate`]).
+//! [`watched`] the state of the watches and `exported` what a collector has taken; [`flows`] counts
+//! flows, by the [`rules`] that there are.
+//! Names follow Prometheus' conventions: base units, `_total` on counters, and the prefix
+//! `netpolc_`. Not here: the loops themselves ([`crate`]).
 
 pub mod collect;
+mod exported;
 pub mod flows;
+pub mod rules;
 pub mod server;
 pub mod watched;
 
@@ -27,7 +30,9 @@ use prometheus_client::{
 };
 
 use collect::Tables;
+use exported::Exported;
 use flows::FlowCounters;
+use netpolc_export::otlp::Counts;
 use netpolc_kube_sync::watch::WatchStates;
 use watched::Watched;
 
@@ -85,6 +90,7 @@ pub struct Metrics {
     in_step: Gauge<i64, AtomicI64>,
     unfound: Gauge,
     watched: Watched,
+    exported: Exported,
     oldest: Gauge<f64, AtomicU64>,
     health: Mutex<Health>,
 }
@@ -203,6 +209,8 @@ impl Metrics {
         flows.register(&mut registry);
         let watched = Watched::default();
         registry.register_collector(Box::new(watched.clone()));
+        let exported = Exported::default();
+        registry.register_collector(Box::new(exported.clone()));
         let waits_for = Some("the first complete view of the cluster".to_owned());
         let health = Health {
             turned: Instant::now(),
@@ -233,6 +241,7 @@ impl Metrics {
             in_step,
             unfound,
             watched,
+            exported,
             oldest,
             health,
         })
@@ -290,6 +299,11 @@ impl Metrics {
     /// Shows the state of the watches from now on.
     pub fn watching(&self, states: WatchStates) {
         self.watched.set(states);
+    }
+
+    /// Shows what becomes of the flows that are sent to a collector from now on.
+    pub fn exporting(&self, counts: Arc<Counts>) {
+        self.exported.set(counts);
     }
 
     /// Records why the cluster's changes are not seen at the moment; None where they are.

@@ -5,8 +5,9 @@
 
 use std::io::{self, Write};
 
+use netpolc_export::ocsf;
 use netpolc_flow::{
-    Flow, Peer, Verdict,
+    Flow, Verdict,
     line::{Line, Unrecorded},
 };
 use netpolc_kube_sync::{plain, plain_json};
@@ -33,7 +34,7 @@ impl<W: Write> Show<W> {
         Self { out, format, colour, rows: Vec::new(), nearest: None }
     }
 
-    /// Prints a line of the agent's. What is no flow is a note, but in JSON.
+    /// Prints a line of the agent's. What is no flow is a note, but in JSON and OCSF.
     ///
     /// # Errors
     /// `out` cannot be written.
@@ -41,6 +42,10 @@ impl<W: Write> Show<W> {
         match (self.format, line) {
             (_, Line::Live(_) | Line::Error(_)) => {}
             (FlowFormat::Json, line) => self.out.write_all(json(line).as_bytes())?,
+            (FlowFormat::Ocsf, line) => {
+                let text = ocsf::text(line, time::now());
+                self.out.write_all(text.unwrap_or_default().as_bytes())?;
+            }
             (_, Line::Lost(_) | Line::Unrecorded(_)) => {
                 // The order of the two streams is the order of what has happened.
                 self.out.flush()?;
@@ -115,14 +120,8 @@ fn json(line: &Line) -> String {
 
 /// The flow on one line.
 fn compact(flow: &Flow, colour: Colour) -> String {
-    let (from, to) = (end(&flow.source), end(&flow.destination));
-    let (direction, protocol) = (flow.direction, protocol(flow));
-    let why = match why(flow) {
-        why if why.is_empty() => why,
-        why => format!(" ({why})"),
-    };
-    let rest = format!("{direction:<7} {from} -> {to} {protocol}{why}");
-    format!("{} {} {}", time::text(flow.time), verdict(flow.verdict, colour), plain(&rest))
+    let (time, verdict) = (time::text(flow.time), verdict(flow.verdict, colour));
+    format!("{time} {verdict} {}", plain(&flow.rest()))
 }
 
 fn row(flow: &Flow) -> [String; 7] {
@@ -130,10 +129,10 @@ fn row(flow: &Flow) -> [String; 7] {
         time::text(flow.time),
         flow.verdict.to_string(),
         flow.direction.to_string(),
-        end(&flow.source),
-        end(&flow.destination),
-        protocol(flow),
-        why(flow),
+        flow.source.end(),
+        flow.destination.end(),
+        flow.traffic(),
+        flow.why(),
     ]
     .map(|cell| plain(&cell).into_owned())
 }
@@ -144,45 +143,6 @@ fn verdict(verdict: Verdict, colour: Colour) -> String {
         Verdict::Allowed => colour.good(&text),
         Verdict::Denied => colour.bad(&text),
         Verdict::Audit => colour.strong(&text),
-    }
-}
-
-/// The name of an end with its port.
-fn end(peer: &Peer) -> String {
-    let name = name(peer);
-    match peer.port {
-        Some(port) if name.contains(':') => format!("[{name}]:{port}"),
-        Some(port) => format!("{name}:{port}"),
-        None => name,
-    }
-}
-
-/// The name by which an end is known, which tells a Service from a pod.
-pub fn name(peer: &Peer) -> String {
-    match (&peer.pod, &peer.service) {
-        (None, Some(service)) => format!("service/{service}"),
-        _ => peer.name(),
-    }
-}
-
-fn protocol(flow: &Flow) -> String {
-    let mut text = flow.protocol.to_string();
-    if let Some(flags) = &flow.tcp_flags {
-        text.extend([" ", flags]);
-    }
-    if let Some([kind, code]) = flow.icmp {
-        text.push_str(&format!(" type {kind} code {code}"));
-    }
-    text
-}
-
-/// The reason and the rules.
-fn why(flow: &Flow) -> String {
-    let by = flow.decided().join(", ");
-    match (flow.reason.as_deref(), by.is_empty()) {
-        (Some(reason), true) => reason.to_owned(),
-        (Some(reason), false) => format!("{reason}: {by}"),
-        (None, _) => by,
     }
 }
 

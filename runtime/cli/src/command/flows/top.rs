@@ -54,7 +54,7 @@ impl Top {
         let policies = flow.policies().join(", ");
         let reason = || flow.reason.as_deref().unwrap_or("unknown").to_owned();
         let by = if policies.is_empty() { reason() } else { policies };
-        let (source, destination) = (show::name(&flow.source), show::name(&flow.destination));
+        let (source, destination) = (flow.source.told(), flow.destination.told());
         let row = Row { source, destination, by };
         if self.rows.len() >= MOST && !self.rows.contains_key(&row) {
             self.others += 1;
