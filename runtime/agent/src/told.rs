@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn a_line_names_pods_and_what_becomes_of_them() {
         let keys: BTreeSet<ObjectKey> =
-            (0..10).map(|n| ObjectKey::new("shop", &format!("p{n}"))).collect();
+            (0..10).map(|n| ObjectKey::new("shop", format!("p{n}"))).collect();
         let [before, now] = [word(Word::EGRESS), word(Word::INGRESS)];
         let [before, now] =
             [before, now].map(|word| keys.iter().take(1).map(|k| (k.clone(), word)).collect());
