@@ -37,6 +37,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("runtime/cni", &["netpolc-host"]),
     ("runtime/flow", &["netpolc-policy"]),
     (
+        "runtime/recommend",
+        &["netpolc-analyze", "netpolc-flow", "netpolc-kube-sync", "netpolc-policy"],
+    ),
+    (
         "runtime/agent",
         &[
             "netpolc-cni",
@@ -62,6 +66,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "netpolc-kube-sync",
             "netpolc-lower",
             "netpolc-policy",
+            "netpolc-recommend",
             "netpolc-table",
             "netpolc-target",
             "netpolc-target-ebpf",
@@ -81,10 +86,12 @@ const ANY: &[&str] = &[
     "netpolc",
     "netpolc-agent",
     "netpolc-analyze",
+    "netpolc-flow",
     "netpolc-host",
     "netpolc-kube-sync",
     "netpolc-lower",
     "netpolc-policy",
+    "netpolc-recommend",
     "netpolc-table",
     "netpolc-target",
     "netpolc-target-ebpf",

@@ -7,6 +7,7 @@
 mod decider;
 mod flow;
 pub mod line;
+pub mod time;
 
 pub use decider::{Decider, Kind};
 pub use flow::{Flow, Peer, Verdict};
