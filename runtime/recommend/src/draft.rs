@@ -102,11 +102,14 @@ impl Source<'_> {
         for (index, (direction, policed)) in directions.into_iter().enumerate() {
             if !policed {
                 let seen: u64 = self.of(unit, direction).map(|(_, seen)| seen.here).sum();
+                let some = match seen {
+                    0 => String::new(),
+                    seen => format!(", only what was seen {}", times(seen)),
+                };
                 let note = format!(
                     "{} is left as it is: nothing was seen that isolates it, enforced or only \
-                     tried, so not all of it is known ({} seen)",
+                     tried, so not all of it is known{some}.",
                     capital(direction),
-                    times(seen)
                 );
                 all.notes.push(format!("{about}: {note}"));
                 halves[index].notes.push(note);
@@ -135,8 +138,9 @@ impl Source<'_> {
 
     /// The needs of a direction of a unit.
     fn of(&self, unit: UnitId, direction: Direction) -> impl Iterator<Item = (&Need, &Seen)> {
-        let needs = self.needs.needs.iter();
-        needs.filter(move |(need, _)| need.unit == unit && need.direction == direction)
+        let (other, protocol) = (Other::Unit(UnitId(0)), Protocol::Tcp);
+        let needs = self.needs.needs.range(Need { unit, direction, other, protocol, port: 0 }..);
+        needs.take_while(move |(need, _)| need.unit == unit && need.direction == direction)
     }
 
     /// What is said of the policy as a whole.
@@ -251,8 +255,8 @@ impl Source<'_> {
             match self.peer(unit, other) {
                 Some(peer) => {
                     let destination = if direction == Direction::Ingress { unit } else { other };
-                    let (ports, widened) = self.ports(Some(destination), ports.keys().copied());
-                    let seen = self.needs_of(unit, direction, Other::Unit(other));
+                    let seen: Vec<&Seen> = ports.values().copied().collect();
+                    let (ports, widened) = self.ports(Some(destination), ports.into_keys());
                     let whom = self.world.unit(other).to_string();
                     half.rules.push(rule_seen(direction, whom, &seen, widened));
                     rules.push(Rule { peers: Peers::Listed(vec![peer]), ports });
@@ -288,11 +292,6 @@ impl Source<'_> {
             ));
         }
         (rules, half)
-    }
-
-    /// All that was seen of a peer, by port.
-    fn needs_of(&self, unit: UnitId, direction: Direction, other: Other) -> Vec<&Seen> {
-        self.of(unit, direction).filter(|(need, _)| need.other == other).map(|(_, s)| s).collect()
     }
 
     /// The peer that selects a unit; None where nothing does.

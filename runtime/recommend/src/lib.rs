@@ -26,11 +26,12 @@ use std::fmt;
 use netpolc_kube_sync::plain;
 use netpolc_policy::{Cluster, Direction, Frontends, Mode, Policy};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     draft::{Source, counted, named, period, times},
     need::{Needs, Told as Lines},
-    prove::Court,
+    prove::{Court, Verdict},
     world::World,
 };
 pub use crate::{
@@ -221,11 +222,21 @@ pub fn recommend(
     let is_covered =
         |need: &need::Need| drafts.units.contains(&need.unit) && !drafts.left.contains(need);
     let wanted: Vec<_> = needs.needs.iter().filter(|(need, _)| is_covered(need)).collect();
+    let mut unknown = 0;
     for (need, seen) in &wanted {
-        if let Some(why) = court.denies(need, seen) {
-            let unit = world.unit(need.unit);
-            return Err(Error::Denies(unit.to_string(), why));
+        match court.judge(need, seen) {
+            Verdict::Permitted => {}
+            Verdict::Denied(why) => {
+                return Err(Error::Denies(world.unit(need.unit).to_string(), why));
+            }
+            Verdict::Unknown => unknown += 1,
         }
+    }
+    if unknown > 0 {
+        drafts.notes.push(format!(
+            "{} could not be judged again, since pods of theirs have no address",
+            counted(unknown, "rule and port", "rules and ports")
+        ));
     }
     let expectations = expect::lines(&world, wanted);
     let mut policies = drafts.policies;
@@ -239,7 +250,9 @@ pub fn recommend(
         expectations,
     };
     recommendation.notes.extend(missing(evidence));
-    prove::read_back(&recommendation.yaml(), &recommendation.policies)?;
+    if !recommendation.policies.is_empty() {
+        prove::read_back(&recommendation.yaml(), &recommendation.policies)?;
+    }
     Ok(recommendation)
 }
 
@@ -298,7 +311,7 @@ impl Recommendation {
     ///
     /// # Errors
     /// A value cannot be written.
-    pub fn json(&self) -> Result<serde_json::Value, serde_json::Error> {
+    pub fn json(&self) -> Result<Value, serde_json::Error> {
         let policies = self.policies.iter().map(|recommended| {
             let Recommended { policy, workloads, comments, halves } = recommended;
             let [ingress, egress] = halves;
@@ -311,18 +324,28 @@ impl Recommendation {
                 "egress": {"seen": egress.rules, "notes": egress.notes},
             }))
         });
-        Ok(serde_json::json!({
+        Ok(safe(serde_json::json!({
             "about": self.about,
             "policies": policies.collect::<Result<Vec<_>, serde_json::Error>>()?,
             "uncovered": self.uncovered,
             "denied": self.denied,
             "notes": self.notes,
-        }))
+        })))
     }
 
     /// What was seen, and is permitted, as expectations for `netpolc test`.
     pub fn expectations(&self) -> &str {
         &self.expectations
+    }
+}
+
+/// The value with texts that control no terminal.
+fn safe(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(plain(&text).into_owned()),
+        Value::Array(all) => all.into_iter().map(safe).collect(),
+        Value::Object(all) => all.into_iter().map(|(key, value)| (key, safe(value))).collect(),
+        other => other,
     }
 }
 

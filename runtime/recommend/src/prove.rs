@@ -42,6 +42,15 @@ pub(crate) fn read_back(yaml: &str, meant: &[Recommended]) -> Result<(), Error> 
     }
 }
 
+/// What the oracle says of a need.
+pub(crate) enum Verdict {
+    Permitted,
+    /// One of its samples is denied, in words.
+    Denied(String),
+    /// Nobody of its units has an address by which it could be asked about.
+    Unknown,
+}
+
 /// The world in which nothing decides but recommended policies, and these are enforced.
 pub(crate) struct Court<'w> {
     world: &'w World,
@@ -68,24 +77,26 @@ impl<'w> Court<'w> {
         Self { world, cluster, book }
     }
 
-    /// Judges each sample of a need; the first that is denied, in words.
-    pub fn denies(&self, need: &Need, seen: &Seen) -> Option<String> {
-        seen.samples.iter().find_map(|sample| {
-            let question = self.question(need, sample)?;
+    /// Judges each sample of a need.
+    pub fn judge(&self, need: &Need, seen: &Seen) -> Verdict {
+        let mut verdict = Verdict::Unknown;
+        for question in seen.samples.iter().filter_map(|sample| self.question(need, sample)) {
             let around = around(&self.cluster, &self.book, &question);
             let judged = oracle::judge(&around, &question);
             let side = match need.direction {
                 Direction::Ingress => judged.ingress,
                 Direction::Egress => judged.egress,
             };
-            let ends = (question.source.address(), question.destination.address());
-            (!side.reason.allows()).then(|| {
-                format!(
+            if !side.reason.allows() {
+                let ends = (question.source.address(), question.destination.address());
+                return Verdict::Denied(format!(
                     "{} {} from {} to {}: {}",
                     need.protocol, need.port, ends.0, ends.1, side.reason
-                )
-            })
-        })
+                ));
+            }
+            verdict = Verdict::Permitted;
+        }
+        verdict
     }
 
     /// The question that a sample stands for; None where nobody has an address of its family.

@@ -20,7 +20,7 @@ use netpolc_policy::{
 
 use crate::{
     Known,
-    evidence::{Appearance, Evidence},
+    evidence::{Appearance, Evidence, Remote},
     selector::{self, Chosen, Found, Sight},
 };
 
@@ -128,6 +128,7 @@ impl World {
                 *space = Namespace { labels, unselected: space.unselected };
             }
         }
+        nodes(&mut cluster, evidence);
         let book = AddressBook::of(&cluster);
         let mut world = Self {
             cluster,
@@ -247,8 +248,7 @@ impl World {
     /// Whether something isolates a direction of this pod, enforced or only tried.
     pub fn isolates(&self, pod: &Pod, direction: Direction) -> bool {
         let says = |policy: &Policy| {
-            policy.key.namespace == pod.key.namespace
-                && policy.selector.matches(&pod.labels)
+            policy.selector.matches(&pod.labels)
                 && matches!(policy.isolation(direction), Isolation::Isolated(_))
         };
         let by_staged = |staged: &Staged| match staged {
@@ -263,26 +263,37 @@ impl World {
             false => by_default.unselected,
         });
         unselected == Unselected::Isolated
-            || self.cluster.policies.values().any(says)
-            || self.cluster.staged.values().any(by_staged)
+            || here(&self.cluster.policies, name).any(says)
+            || here(&self.cluster.staged, name).any(by_staged)
     }
 
     /// The enforced policies that select pods of the unit and have a rule of their own.
     pub fn enforced(&self, unit: UnitId) -> BTreeSet<&ObjectKey> {
         let has_rules = |policy: &Policy| {
-            Direction::BOTH.into_iter().any(|direction| {
-                matches!(policy.isolation(direction), Isolation::Isolated(rules) if !rules.is_empty())
+            let mut halves = Direction::BOTH.into_iter().map(|d| policy.isolation(d));
+            halves.any(|half| match half {
+                Isolation::Isolated(rules) => !rules.is_empty(),
+                Isolation::Open => false,
             })
         };
         let namespace = &self.unit(unit).namespace;
-        let here = self.cluster.policies.values().filter(|policy| {
+        let here = here(&self.cluster.policies, namespace).filter(|policy| {
             policy.mode == Mode::Enforced
-                && policy.key.namespace == *namespace
                 && has_rules(policy)
                 && self.pods(unit).any(|pod| policy.selector.matches(&pod.labels))
         });
         here.map(|policy| &policy.key).collect()
     }
+}
+
+/// The objects of a namespace.
+fn here<'o, T>(
+    objects: &'o BTreeMap<ObjectKey, T>,
+    namespace: &Arc<str>,
+) -> impl Iterator<Item = &'o T> {
+    let namespace = namespace.clone();
+    let from = objects.range(ObjectKey::new(namespace.clone(), "")..);
+    from.take_while(move |(key, _)| key.namespace == namespace).map(|(_, object)| object)
 }
 
 /// Adds the pods of flows that the cluster does not have. Those whose workload has other pods there
@@ -315,6 +326,19 @@ fn complete(
         cluster.pods.insert(key.clone(), pod);
     }
     aliases
+}
+
+/// Adds the nodes of flows that the cluster does not have.
+fn nodes(cluster: &mut Cluster, evidence: &Evidence) {
+    let known = cluster.nodes.values().flat_map(|node| node.addresses.iter().copied());
+    let mut known: BTreeSet<IpAddr> = known.collect();
+    for contact in evidence.contacts.keys() {
+        if let (Remote::Node(name), Some(address)) = (&contact.remote, contact.address)
+            && known.insert(address)
+        {
+            cluster.nodes.entry(name.clone()).or_default().addresses.push(address);
+        }
+    }
 }
 
 /// A pod that is known by flows, or that has ended.
