@@ -422,7 +422,9 @@ impl Source<'_> {
                 });
                 continue;
             };
-            let (ports, mut widened) = self.ports(None, ports.into_iter());
+            // An address has no names of ports, so only the unit itself may have some (S31).
+            let destination = (direction == Direction::Ingress).then_some(unit);
+            let (ports, mut widened) = self.ports(destination, ports.into_iter());
             if blocks.len() < addresses.len() {
                 widened = Some(format!(
                     "{} addresses became {}, which permit also what lies between them.{}",

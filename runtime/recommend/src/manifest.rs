@@ -196,8 +196,9 @@ impl Serialize for Tree {
 /// Comments, one on each line.
 pub(crate) fn comments(out: &mut String, lines: &[String], indent: usize) {
     for line in lines {
+        let space = if line.is_empty() { "" } else { " " };
         // Writing to a string cannot fail.
-        let _ = writeln!(out, "{:indent$}# {}", "", plain(line));
+        let _ = writeln!(out, "{:indent$}#{space}{}", "", plain(line));
     }
 }
 

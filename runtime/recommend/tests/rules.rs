@@ -191,8 +191,8 @@ fn s44_s45_the_own_node_needs_no_rule_but_what_it_forwards_does() {
     assert_eq!(rules(&found, "db-seen", Ingress), "[]");
     assert_eq!(
         rules(&found, "web-seen", Ingress),
-        "- from: - ipBlock: cidr: \"192.168.0.1/32\" ports: - protocol: TCP port: 8080 \
-         - from: - ipBlock: cidr: \"192.168.0.2/32\" ports: - protocol: TCP port: 8080"
+        "- from: - ipBlock: cidr: \"192.168.0.1/32\" ports: - protocol: TCP port: http \
+         - from: - ipBlock: cidr: \"192.168.0.2/32\" ports: - protocol: TCP port: http"
     );
     assert_eq!(
         rules(&found, "web-seen", Egress),
