@@ -120,7 +120,7 @@ impl Recommend {
         let scope =
             Scope { namespaces: namespace, workloads: workloads.collect::<anyhow::Result<_>>()? };
         let pin_dir = pin_dir(self.installed)?;
-        Ok(Request::Policies(recommend::Policies {
+        Ok(Request::Policies(Box::new(recommend::Policies {
             input: read(input)?,
             flows: match input_file.is_empty() {
                 true => FlowSource::Agent(pin_dir),
@@ -135,6 +135,6 @@ impl Recommend {
             },
             expectations: self.expectations,
             format: output,
-        }))
+        })))
     }
 }

@@ -6,7 +6,7 @@ use std::{fs, io::Write as _, path::PathBuf};
 
 use anyhow::{Context, bail};
 use netpolc_flow::line::{Line, Request};
-use netpolc_kube_sync::{Absent, plain};
+use netpolc_kube_sync::Absent;
 use netpolc_recommend::{Error, Evidence, Known, Options, recommend, start};
 
 use super::flows::{
@@ -33,7 +33,7 @@ pub enum Recommend {
     /// Policies to begin with, for these namespaces.
     Start(Vec<String>),
     /// Policies from flows.
-    Policies(Policies),
+    Policies(Box<Policies>),
 }
 
 /// The options for policies from flows.
@@ -99,7 +99,7 @@ fn policies(wanted: &Policies) -> anyhow::Result<Outcome> {
         Ok(found) => found,
         Err(error @ (Error::NoFlows | Error::NothingPoliced)) => bail!("{error}: {BEGIN}"),
         Err(error) => {
-            return Err(plain(&error.to_string()).into_owned()).map_err(anyhow::Error::msg);
+            return Err(error.into());
         }
     };
     told("seen, and not permitted by these policies: ", &found.uncovered);
