@@ -73,7 +73,7 @@ pub(crate) type Sink<'s> = dyn FnMut(&mut Reader, Object, u32) + 's;
 
 /// The label that the API server sets on every namespace (NamespaceDefaultLabelName). Files may
 /// never have passed through an API server, so it is added here.
-pub(crate) const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// The kind and apiVersion of the items of a typed list (such as `PodList`), whose items carry
 /// neither.

@@ -60,7 +60,7 @@ fn deployment<'n>(name: &'n str, hash: &str) -> Option<&'n str> {
 }
 
 /// The name of the CronJob that may have made the Job `name`.
-pub(crate) fn cron_job(name: &str) -> Option<&str> {
+pub fn cron_job(name: &str) -> Option<&str> {
     let (cron, time) = name.rsplit_once('-')?;
     let is_time = time.len() >= MIN_TIME_DIGITS && time.bytes().all(|b| b.is_ascii_digit());
     (is_time && !cron.is_empty()).then_some(cron)

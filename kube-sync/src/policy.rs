@@ -352,7 +352,8 @@ fn port_name(reader: &mut Reader, at: u32, path: &Path, name: &str) -> bool {
     sound
 }
 
-pub(crate) fn is_port_name(name: &str) -> bool {
+/// Whether this is a valid name of a port: IsValidPortName of k8s.io/apimachinery.
+pub fn is_port_name(name: &str) -> bool {
     (1..=15).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && name.bytes().any(|b| b.is_ascii_lowercase())

@@ -199,7 +199,7 @@ fn label_value(reader: &mut Reader, node: &Node, path: &Path) -> Option<Arc<str>
         return Some(reader.interner.string(""));
     }
     let value = strict::string(reader, node, path)?;
-    if value.is_empty() || is_name_part(value) {
+    if is_label_value(value) {
         return Some(reader.interner.string(value));
     }
     let message = format!(
@@ -212,11 +212,16 @@ fn label_value(reader: &mut Reader, node: &Node, path: &Path) -> Option<Arc<str>
 }
 
 /// Whether this is a valid label key: IsQualifiedName of k8s.io/apimachinery util/validation.
-fn is_label_key(key: &str) -> bool {
+pub fn is_label_key(key: &str) -> bool {
     match key.split_once('/') {
         None => is_name_part(key),
         Some((prefix, name)) => is_dns_subdomain(prefix) && is_name_part(name),
     }
+}
+
+/// Whether this is a valid value of a label: IsValidLabelValue of the same package.
+pub fn is_label_value(value: &str) -> bool {
+    value.is_empty() || is_name_part(value)
 }
 
 fn is_name_part(text: &str) -> bool {
@@ -229,7 +234,7 @@ fn is_name_part(text: &str) -> bool {
 }
 
 /// Whether this is a valid name of an object: IsDNS1123Subdomain of k8s.io/apimachinery.
-pub(crate) fn is_dns_subdomain(text: &str) -> bool {
+pub fn is_dns_subdomain(text: &str) -> bool {
     let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let label = |label: &str| {
         let bytes = label.as_bytes();

@@ -38,6 +38,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("runtime/flow", &["netpolc-policy"]),
     ("runtime/export", &["netpolc-flow", "netpolc-kube-sync", "netpolc-policy"]),
     (
+        "runtime/recommend",
+        &["netpolc-analyze", "netpolc-flow", "netpolc-kube-sync", "netpolc-policy"],
+    ),
+    (
         "runtime/agent",
         &[
             "netpolc-cni",
@@ -65,6 +69,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "netpolc-kube-sync",
             "netpolc-lower",
             "netpolc-policy",
+            "netpolc-recommend",
             "netpolc-table",
             "netpolc-target",
             "netpolc-target-ebpf",
@@ -89,6 +94,7 @@ const ANY: &[&str] = &[
     "netpolc-kube-sync",
     "netpolc-lower",
     "netpolc-policy",
+    "netpolc-recommend",
     "netpolc-table",
     "netpolc-target",
     "netpolc-target-ebpf",

@@ -62,10 +62,7 @@ impl Stage {
     /// # Panics
     /// Where the embedded objects are broken; a test says so first.
     pub fn cluster(self) -> Cluster {
-        let files = std::iter::once(("shop.yaml", objects())).chain(self.policies());
-        let loaded = load(files.map(|(name, text)| Input::bytes(name, text)));
-        assert!(!loaded.has_errors(), "{:?}", loaded.problems);
-        loaded.cluster
+        cluster(self.policies())
     }
 
     /// Whether policy lets `talk` through at this stage, by the oracle, over the family of `to`.
@@ -84,6 +81,33 @@ impl Stage {
         )
         .allowed
     }
+}
+
+/// The shop with these policies, and no others.
+///
+/// # Panics
+/// Where the policies are broken.
+pub fn with_policies(text: &str) -> Cluster {
+    cluster([("policies.yaml", text)])
+}
+
+fn cluster<'t>(policies: impl IntoIterator<Item = (&'t str, &'t str)>) -> Cluster {
+    let files = std::iter::once(("shop.yaml", objects())).chain(policies);
+    let loaded = load(files.map(|(name, text)| Input::bytes(name, text)));
+    assert!(!loaded.has_errors(), "{:?}", loaded.problems);
+    loaded.cluster
+}
+
+/// The namespaces of the shop itself, which kube-system is not.
+pub const NAMESPACES: [&str; 6] = ["assets", "carts", "catalog", "checkout", "orders", "ui"];
+
+/// Is a pod of the shop at either end?
+pub fn is_of_shop(talk: &Talk) -> bool {
+    let is_shop = |who: Who| match who {
+        Who::Pod(namespace, _) => NAMESPACES.contains(&namespace),
+        Who::Customer => false,
+    };
+    is_shop(talk.from) || is_shop(talk.to)
 }
 
 /// The shop's namespaces, nodes and pods, as YAML.

@@ -7,6 +7,7 @@
 mod decider;
 mod flow;
 pub mod line;
+pub mod time;
 mod words;
 
 pub use decider::{Decider, Kind};

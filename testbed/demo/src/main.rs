@@ -1,39 +1,39 @@
 //! `netpolc-demo`, also `netpolc demo`: a web shop in network namespaces, an agent on each node,
-//! and real packets through four acts: no policy, a default deny on ui, the policies that repair
-//! it, and one with a mistake.
+//! and real packets through five acts: no policy, a default deny on ui, the policies that repair
+//! it, one with a mistake, and policies that nobody has written ([`seen`]).
 //!
 //! Here: the order of things and what is printed. Not here: the shop and its policies (the
 //! testbed).
 
+mod agents;
 mod interrupt;
+mod seen;
 
 use std::{
     collections::BTreeMap,
     io::Write,
     net::IpAddr,
     process::ExitCode,
-    sync::mpsc,
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use netpolc::{
     judge::{Answer, Judge, Place, oracle::Oracle},
     output::{self, Colour, Outcome},
 };
-use netpolc_agent::{Agent, Report, network::Kernel};
-use netpolc_host::netns::Namespace;
+use netpolc_agent::Report;
 use netpolc_policy::{
     Cluster,
     oracle::{Party, Question as Asked, Transport},
 };
-use netpolc_target_ebpf::{Config, Ebpf};
 use netpolc_testbed::{
-    netns::{Net, Site},
+    netns::Net,
     probe::{Ask, PATIENCE, Question, Servers, ask_until},
     shop::{self, CUSTOMER_ADDRESSES, EVERYBODY, Stage, Talk, Who},
 };
+
+use self::agents::Agents;
 
 const HELP: &str = "\
 Shows policies at work: a small web shop in network namespaces, with real packets.
@@ -73,25 +73,12 @@ fn run() -> anyhow::Result<Outcome> {
         let reports = agents.update(&cluster)?;
         show.reports(&reports)?;
         let seen = look(&net, &cluster)?;
-        show.matrix(&seen)?;
-        let wrong: Vec<_> = seen.iter().filter(|s| s.passed != s.answer.allowed).collect();
-        for s in &wrong {
-            outcome = Outcome::Problems;
-            let (passed, should) = (said(s.passed), said(s.answer.allowed));
-            show.line(&format!(
-                "{} {}: {passed}, but the policies say {should}",
-                show.colour.bad("WRONG"),
-                s.text()
-            ))?;
-        }
-        let right = seen.len() - wrong.len();
-        show.line(&format!(
-            "{right} of {} real connections went as the policies say (TCP, UDP, ICMP; IPv4, IPv6)",
-            seen.len()
-        ))?;
+        outcome = outcome.and(show.compare(&seen)?);
         show.needed(&seen, before.as_deref().unwrap_or_default())?;
         before = Some(seen);
     }
+    interrupt::check()?;
+    outcome = outcome.and(seen::act(&mut show, &net, &mut agents)?);
     interrupt::check()?;
     show.step("removing everything")?;
     drop(agents);
@@ -104,93 +91,6 @@ fn run() -> anyhow::Result<Outcome> {
 
 fn said(passed: bool) -> &'static str {
     if passed { "passed" } else { "blocked" }
-}
-
-/// One agent for each node, on a thread that lives in the node's network namespace. Nothing is
-/// pinned, so that all of it goes with this process, however that ends.
-struct Agents {
-    nodes: Vec<NodeAgent>,
-}
-
-struct NodeAgent {
-    name: String,
-    clusters: Option<mpsc::Sender<Cluster>>,
-    answers: mpsc::Receiver<anyhow::Result<Report>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Agents {
-    fn start<'a>(nodes: impl Iterator<Item = &'a Site>) -> anyhow::Result<Self> {
-        let agents = Self { nodes: nodes.map(NodeAgent::start).collect::<anyhow::Result<_>>()? };
-        for node in &agents.nodes {
-            node.answer()?;
-        }
-        Ok(agents)
-    }
-
-    fn update(&mut self, cluster: &Cluster) -> anyhow::Result<BTreeMap<String, Report>> {
-        for node in &self.nodes {
-            let sender = node.clusters.as_ref().context("the agent has ended")?;
-            sender
-                .send(cluster.clone())
-                .map_err(|_| anyhow!("the agent of node {} has ended", node.name))?;
-        }
-        self.nodes.iter().map(|node| Ok((node.name.clone(), node.answer()?))).collect()
-    }
-}
-
-impl NodeAgent {
-    fn start(site: &Site) -> anyhow::Result<Self> {
-        let (clusters, updates) = mpsc::channel::<Cluster>();
-        let (replies, answers) = mpsc::channel();
-        let (name, namespace) = (site.name.clone(), site.namespace.clone());
-        let node = name.clone();
-        let serve = move || {
-            let path = namespace.path();
-            let open = || -> anyhow::Result<_> {
-                Namespace::open(&path)?.enter()?;
-                Ok(Agent::new(
-                    node.as_str().into(),
-                    Ebpf::private(Config::small())?,
-                    Kernel::new(),
-                )?)
-            };
-            let mut agent = match open() {
-                Ok(agent) => agent,
-                Err(error) => return drop(replies.send(Err(error))),
-            };
-            let _ = replies.send(Ok(Report::default()));
-            for cluster in updates {
-                let done =
-                    agent.update(cluster).map_err(anyhow::Error::from).and_then(
-                        |report| match agent.missing().first() {
-                            Some(pod) => Err(anyhow!("no interface leads to pod {pod}")),
-                            None => Ok(report),
-                        },
-                    );
-                if replies.send(done).is_err() {
-                    return;
-                }
-            }
-        };
-        let thread = std::thread::Builder::new().name(format!("agent-{name}")).spawn(serve)?;
-        Ok(Self { name, clusters: Some(clusters), answers, thread: Some(thread) })
-    }
-
-    fn answer(&self) -> anyhow::Result<Report> {
-        let answer =
-            self.answers.recv().map_err(|_| anyhow!("its thread ended")).and_then(|done| done);
-        answer.with_context(|| format!("the agent of node {}", self.name))
-    }
-}
-
-impl Drop for NodeAgent {
-    fn drop(&mut self) {
-        self.clusters.take();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }
 
 /// A connection that was tried, with what came of it.
@@ -287,16 +187,21 @@ impl Show {
             }
             Stage::Wrong => "One more policy, with a mistake in it",
         };
+        self.title(title, cluster)?;
+        for (name, _) in stage.adds() {
+            self.line(&format!("          + {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// The beginning of an act.
+    fn title(&mut self, title: &str, cluster: &Cluster) -> anyhow::Result<()> {
         self.line("")?;
         let count = match cluster.policies.len() {
             1 => "1 policy".to_owned(),
             n => format!("{n} policies"),
         };
-        self.step(&self.colour.strong(&format!("{title} ({count})")))?;
-        for (name, _) in stage.adds() {
-            self.line(&format!("          + {name}"))?;
-        }
-        Ok(())
+        self.step(&self.colour.strong(&format!("{title} ({count})")))
     }
 
     fn reports(&self, reports: &BTreeMap<String, Report>) -> anyhow::Result<()> {
@@ -314,6 +219,26 @@ impl Show {
             ))?;
         }
         Ok(())
+    }
+
+    /// The matrix, and whether real packets went as the policies say.
+    fn compare(&self, seen: &[Seen]) -> anyhow::Result<Outcome> {
+        self.matrix(seen)?;
+        let wrong: Vec<_> = seen.iter().filter(|s| s.passed != s.answer.allowed).collect();
+        for s in &wrong {
+            let (passed, should) = (said(s.passed), said(s.answer.allowed));
+            self.line(&format!(
+                "{} {}: {passed}, but the policies say {should}",
+                self.colour.bad("WRONG"),
+                s.text()
+            ))?;
+        }
+        let right = seen.len() - wrong.len();
+        self.line(&format!(
+            "{right} of {} real connections went as the policies say (TCP, UDP, ICMP; IPv4, IPv6)",
+            seen.len()
+        ))?;
+        Ok(Outcome::of_problems(wrong.len()))
     }
 
     /// Services across, clients down; each cell is the service's first port over both families.

@@ -6,6 +6,7 @@ pub mod ask;
 pub mod flows;
 pub mod lint;
 pub mod raw;
+pub mod recommend;
 pub mod request;
 pub mod resolve;
 

@@ -168,6 +168,9 @@ Examples:
     /// Show which packets were denied and which connections opened on this node, and by which rules
     #[command(after_help = super::flows::EXAMPLES)]
     Flows(Box<super::flows::Flows>),
+    /// Make least-privilege policies from what was seen
+    #[command(after_help = super::recommend::EXAMPLES)]
+    Recommend(Box<super::recommend::Recommend>),
     /// Show what is enforced on this node
     #[command(after_help = "Examples:\n  netpolc status\n  netpolc status -o json")]
     Status(Status),

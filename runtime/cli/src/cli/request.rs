@@ -14,7 +14,8 @@ use netpolc_target_flower::{capability::Capabilities, lowered::Mode};
 use super::{agent::AgentTarget, raw::Report};
 use crate::{
     command::{
-        diff::Diff, expect::Test, explain::Explain, flows::Flows, list::List, verify::Verify,
+        diff::Diff, expect::Test, explain::Explain, flows::Flows, list::List, recommend::Recommend,
+        verify::Verify,
     },
     judge::JudgeName,
     output::Notation,
@@ -43,6 +44,8 @@ pub enum Command {
     Agent(Box<Agent>),
     /// `netpolc flows`, which shows what was decided about packets.
     Flows(Flows),
+    /// `netpolc recommend`, which makes policies from flows.
+    Recommend(Recommend),
     /// `netpolc status`, with the pin folder and the output format.
     Status(PathBuf, Report),
     /// `netpolc offload`, with the interface (None for all) and the output format.

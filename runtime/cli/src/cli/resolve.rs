@@ -143,6 +143,9 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
         }),
         raw::Command::Agent(a) => Command::Agent(Box::new(a.resolve()?)),
         raw::Command::Flows(f) => Command::Flows(f.resolve()?),
+        raw::Command::Recommend(r) => {
+            Command::Recommend(r.resolve(|asked| ask_input(asked, Asks::Flows))?)
+        }
         raw::Command::Status(s) => Command::Status(pin_dir(s.installed)?, s.output),
         raw::Command::Offload(o) => Command::Offload(o.interface, o.output),
         raw::Command::Detach(d) => Command::Detach(pin_dir(d)?),
@@ -214,6 +217,8 @@ pub(super) enum Asks {
     Policies,
     /// The tables in the kernel.
     Kernel,
+    /// Flows, which say by themselves who the ends are.
+    Flows,
 }
 
 impl Asks {
@@ -222,7 +227,8 @@ impl Asks {
     }
 }
 
-/// The input of a question. It may be left out where the kernel's tables are asked.
+/// The input of a question. It may be left out where the kernel's tables or flows are
+/// asked.
 pub(super) fn ask_input(asked: AskInput, asks: Asks) -> anyhow::Result<Input> {
     let AskInput { files, live: Live { kubeconfig, context }, reading } = asked;
     let input = input(raw::Input { files, kubeconfig, context, reading })?;
@@ -482,6 +488,11 @@ mod tests {
                 "netpolc compile -f x --target flower --mode prefilter --driver software",
                 "not a NIC's driver",
             ),
+            ("netpolc recommend --start", "--namespace"),
+            ("netpolc recommend --start -n a --audit", "cannot be used with"),
+            ("netpolc recommend -n a/b", "whole name"),
+            ("netpolc recommend --input-file - -f -", "twice"),
+            ("netpolc recommend --workload a/b/c/d", "makes no sense"),
             ("netpolc status --pin-dir netpolc", "absolute"),
             ("netpolc status --pin-dir /sys/fs/bpf/a.b", "dots"),
         ] {

@@ -17,6 +17,7 @@ pub mod lint;
 pub mod list;
 pub mod offload;
 pub mod program;
+pub mod recommend;
 pub mod shell;
 pub mod status;
 pub mod verify;
@@ -40,6 +41,7 @@ pub fn run(command: &Command) -> anyhow::Result<Outcome> {
         Command::Lint(options) => lint::run(options),
         Command::Agent(options) => agent::run(options),
         Command::Flows(options) => flows::run(options),
+        Command::Recommend(options) => recommend::run(options),
         Command::Status(pin_dir, report) => status::run(pin_dir, *report),
         Command::Offload(interface, report) => offload::run(interface.as_deref(), *report),
         Command::Detach(pin_dir) => detach::run(pin_dir),

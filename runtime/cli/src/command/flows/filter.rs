@@ -229,7 +229,10 @@ fn test(what: What, value: &str) -> anyhow::Result<Test> {
         What::Protocol => Test::Protocol(
             protocol(value).context("write tcp, udp, sctp, icmp, icmpv6 or protocol-N")?,
         ),
-        What::Workload => workload(value)?,
+        What::Workload => {
+            let (kind, namespace, name) = workload_name(value)?;
+            Test::Workload { kind, namespace, name }
+        }
         What::Policy => Test::Policy(value.into()),
     })
 }
@@ -245,20 +248,23 @@ fn ports(value: &str) -> anyhow::Result<Test> {
     Ok(Test::Ports(first, last))
 }
 
-/// `web`, `shop/web` or `deployment/shop/web`.
-fn workload(value: &str) -> anyhow::Result<Test> {
+/// The kind, in lower case, the namespace and the name of `web`, `shop/web` or
+/// `deployment/shop/web`.
+///
+/// # Errors
+/// It has another form.
+pub fn workload_name(value: &str) -> anyhow::Result<(Option<String>, Option<String>, String)> {
     let (parts, own) = (value.split('/').collect::<Vec<_>>(), |text: &str| Some(text.to_owned()));
     ensure!(
         (1..=3).contains(&parts.len()) && parts.iter().all(|part| !part.is_empty()),
         "write NAME, NAMESPACE/NAME or KIND/NAMESPACE/NAME"
     );
     let kind = |text: &str| own(&text.to_ascii_lowercase());
-    let (kind, namespace, name) = match parts[..] {
-        [namespace, name] => (None, own(namespace), name),
-        [of, namespace, name] => (kind(of), own(namespace), name),
-        _ => (None, None, value),
-    };
-    Ok(Test::Workload { kind, namespace, name: name.into() })
+    Ok(match parts[..] {
+        [namespace, name] => (None, own(namespace), name.into()),
+        [of, namespace, name] => (kind(of), own(namespace), name.into()),
+        _ => (None, None, value.into()),
+    })
 }
 
 impl Test {

@@ -3,12 +3,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
+pub use netpolc_flow::time::text;
+use netpolc_flow::time::{DAY, SECOND, is_leap};
 
 /// A point in time, in nanoseconds since 1970.
 pub type Nanos = u64;
-
-const SECOND: u64 = 1_000_000_000;
-const DAY: u64 = 86_400;
 
 /// The present.
 pub fn now() -> Nanos {
@@ -76,35 +75,6 @@ fn offset(zone: &str) -> Option<i64> {
 fn number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && text.len() <= 9;
     digits.then(|| text.parse().ok())?
-}
-
-fn is_leap(year: u64) -> bool {
-    year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-}
-
-/// The point in time by RFC 3339, in UTC and with milliseconds.
-pub fn text(at: Nanos) -> String {
-    let (seconds, millis) = (at / SECOND, at % SECOND / 1_000_000);
-    let (mut days, second) = (seconds / DAY, seconds % DAY);
-    let mut year = 1970;
-    loop {
-        let length = if is_leap(year) { 366 } else { 365 };
-        if days < length {
-            break;
-        }
-        (days, year) = (days - length, year + 1);
-    }
-    let february = if is_leap(year) { 29 } else { 28 };
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if days < length {
-            break;
-        }
-        (days, month) = (days - length, month + 1);
-    }
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let day = days + 1;
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
 #[cfg(test)]
