@@ -8,7 +8,7 @@
 use std::{
     io::{self, BufRead as _, BufReader},
     mem::zeroed,
-    net::UdpSocket,
+    net::{IpAddr, UdpSocket},
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -88,7 +88,7 @@ pub fn run(progress: impl Fn(String)) -> Result<Section> {
     let cluster = load([Input::bytes("bench", OBJECTS)]).cluster;
     let net = Net::up(&Spec::of(&cluster))?;
     let mut section = Section::new("Flows on a node under load", &["what", "value", "bound"]);
-    let mut row = |section: &mut Section, what: &str, value: f64, bound: Option<f64>| {
+    let row = |section: &mut Section, what: &str, value: f64, bound: Option<f64>| {
         let cell = bound.map(|bound| section.at_most(what, value, bound)).unwrap_or_default();
         section.rows.push(vec![what.into(), format!("{value:.2}"), cell]);
     };
@@ -325,7 +325,8 @@ fn attribute(cluster: Cluster) -> Result<f64> {
     agent.host_mut().records()?;
     for interface in agent.host().attached() {
         for (port, from) in (1..).zip(["10.1.0.4", "10.1.0.5", "192.0.2.1"].repeat(16)) {
-            let bytes = Packet::new(from.parse()?, "10.1.0.2".parse()?).udp(4000, port).build();
+            let [from, to] = [from.parse::<IpAddr>()?, "10.1.0.2".parse()?];
+            let bytes = Packet::new(from, to).udp(4000, port).build();
             let arrival = Arrival::At(interface);
             let frame = Frame { interface, arrival, mark: Mark::Clear, bytes };
             agent.host_mut().packet(Hook::ToPod, &frame)?;
