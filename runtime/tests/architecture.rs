@@ -37,11 +37,22 @@ const EDGES: &[(&str, &[&str])] = &[
     ("runtime/cni", &["netpolc-host"]),
     ("runtime/flow", &["netpolc-policy"]),
     (
+        "runtime/hubble",
+        &[
+            "netpolc-flow",
+            "netpolc-host",
+            // For text of others, as it may be shown.
+            "netpolc-kube-sync",
+            "netpolc-policy",
+        ],
+    ),
+    (
         "runtime/agent",
         &[
             "netpolc-cni",
             "netpolc-flow",
             "netpolc-host",
+            "netpolc-hubble",
             "netpolc-kube-sync",
             "netpolc-lower",
             "netpolc-policy",

@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use netpolc_policy::{ByDefault, Enforcement};
 
-use super::flows::log::FlowLog;
+use super::flows::{hubble, log::FlowLog};
 
 /// What an operator can choose about an agent.
 #[derive(Clone, Debug)]
@@ -28,13 +28,15 @@ pub struct Options {
     pub audit_interval: Option<Duration>,
     /// Where flows are logged; None for nowhere.
     pub flow_log: Option<FlowLog>,
+    /// Where Hubble's API is served; None for nowhere.
+    pub hubble: Option<hubble::Options>,
     /// Whether the agent ends after one pass.
     pub passes: Passes,
 }
 
 impl Options {
     /// The options of an agent without a CNI plugin and a taint, which isolates nothing by default,
-    /// audits nothing, logs no flows, and runs until it is stopped.
+    /// audits nothing, logs no flows, serves no API, and runs until it is stopped.
     pub fn new(node: &str, pin_dir: PathBuf) -> Self {
         let passes = Passes::UntilStopped;
         Options {
@@ -46,6 +48,7 @@ impl Options {
             enforcement: Enforcement::default(),
             audit_interval: None,
             flow_log: None,
+            hubble: None,
             passes,
         }
     }

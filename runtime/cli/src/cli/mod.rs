@@ -3,6 +3,7 @@
 
 pub mod ask;
 pub mod flows;
+pub mod hubble;
 pub mod lint;
 pub mod raw;
 pub mod request;

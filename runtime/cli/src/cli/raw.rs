@@ -4,7 +4,10 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::ask::{Diff, Explain, List, Test, Verify};
+use super::{
+    ask::{Diff, Explain, List, Test, Verify},
+    hubble::Hubble,
+};
 use crate::{judge::JudgeName, output::Notation};
 
 /// Compiles Kubernetes NetworkPolicies into match-action tables and enforces them with generated
@@ -475,6 +478,9 @@ pub struct Agent {
     /// Write flows here as JSON lines, rotated at 100 MiB; - is standard output [default: nowhere]
     #[arg(long, value_name = "FILE", conflicts_with = "once")]
     pub flow_log: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub hubble: Hubble,
     /// Bring the kernel in step once, and exit
     #[arg(long)]
     pub once: bool,

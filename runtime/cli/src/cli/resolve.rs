@@ -177,6 +177,7 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
                     true => FlowLog::StandardOutput,
                     false => FlowLog::File(path),
                 }),
+                hubble: a.hubble.resolve()?,
                 passes,
             };
             let (max_pods, max_connections) = (a.max_pods, a.max_connections);

@@ -1,11 +1,13 @@
 //! What becomes of the agent's flows: they are taken from the agent at short intervals, and handed
-//! to the [`hub`], which keeps and serves them, and to the [`log`], where there is one.
+//! to the [`hub`], which keeps and serves them, also to Hubble's clients ([`hubble`]), and to the
+//! [`log`], where there is one.
 //!
 //! Taking them is the only part that the agent's loop does itself; the rest is done by threads that
 //! it never waits for. Not here: what a flow says and in which lines it leaves the agent
 //! ([`netpolc_flow`]), and how `netpolc flows` shows it.
 
 pub mod hub;
+pub mod hubble;
 pub mod log;
 
 use std::{
@@ -19,14 +21,15 @@ use netpolc_flow::{
     Flow, Verdict,
     line::{Line, Owed, Unrecorded},
 };
+use netpolc_policy::Cluster;
 use netpolc_target::{NodeTarget, Noted};
 use tokio::{
     sync::mpsc,
     time::{Interval, MissedTickBehavior, interval},
 };
 
-use self::{hub::Batch, log::FlowLog};
-use super::{metrics::Metrics, state_dir};
+use self::{hub::Batch, hubble::Api};
+use super::{Options, metrics::Metrics, state_dir};
 use crate::{Agent, attribute::direction, network::Network, observe::Missing};
 
 /// How often flows are taken. Each time lets the pods' budgets of records begin anew (S87).
@@ -43,6 +46,8 @@ pub struct Flows {
     counted: Option<Instant>,
     readers: Option<Outlet>,
     log: Option<Outlet>,
+    /// Hubble's API, where it is wanted.
+    hubble: Option<Api>,
 }
 
 /// Whether the agent observes packets.
@@ -65,14 +70,24 @@ struct Outlet {
 }
 
 impl Flows {
-    /// Flows from the first update on, which are logged there.
+    /// Flows from the first update on, which are logged and served as these options say.
     ///
     /// # Errors
-    /// The log cannot be opened.
-    pub fn wanted(to: Option<&FlowLog>) -> anyhow::Result<Self> {
+    /// The log cannot be opened, or Hubble's API cannot be served where it is to be.
+    pub fn wanted(options: &Options) -> anyhow::Result<Self> {
+        let to = options.flow_log.as_ref();
         let log = to.map(|to| log::start(to).with_context(|| format!("--flow-log {to}")));
         let log = log.transpose()?.map(Outlet::new);
-        Ok(Self { observes: Observes::FromFirstUpdate, log, ..Self::default() })
+        let hubble = options.hubble.as_ref().map(|of| Api::bind(of, options.node.clone()));
+        let hubble = hubble.transpose()?;
+        Ok(Self { observes: Observes::FromFirstUpdate, log, hubble, ..Self::default() })
+    }
+
+    /// The nodes of the cluster may have changed.
+    pub fn nodes(&self, cluster: &Cluster) {
+        if let Some(hubble) = &self.hubble {
+            hubble.nodes(cluster);
+        }
     }
 
     /// The agent has made an update. Has packets observed from the first one on, where the target
@@ -91,16 +106,26 @@ impl Flows {
             Err(error) => tracing::warn!(%error, "packets cannot be observed, so there are no \
                 flows; what is enforced does not depend on it"),
         }
+        if self.observes == Observes::Never {
+            // Nobody waits for what never comes.
+            self.hubble = None;
+        }
     }
 
     /// Where flows cannot be served, they are logged and counted all the same.
     fn open(&mut self, pin_dir: &Path) {
         let path = state_dir::flows(pin_dir);
         match hub::start(&path) {
-            Ok(batches) => self.readers = Some(Outlet::new(batches)),
+            Ok((batches, hub)) => {
+                self.readers = Some(Outlet::new(batches));
+                if let Some(hubble) = &mut self.hubble {
+                    hubble.serve(hub);
+                }
+            }
             Err(error) => {
+                self.hubble = None;
                 tracing::warn!(%error, path = %path.display(), "flows cannot be served; `netpolc \
-                    flows` will not find this agent");
+                    flows` and Hubble will not find this agent");
             }
         }
         let mut interval = interval(INTERVAL);
