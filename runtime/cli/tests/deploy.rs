@@ -170,7 +170,7 @@ fn hubbles_api_is_served_where_it_is_asked_for() {
         "-set",
         "hubble.listen.enabled=true",
         "-set",
-        "hubble.listen.address=::",
+        "hubble.listen.address=fd00::1",
         "-set",
         "hubble.listen.port=4245",
         "-set",
@@ -179,7 +179,7 @@ fn hubbles_api_is_served_where_it_is_asked_for() {
     assert_eq!(
         arguments[2..],
         [
-            "--hubble-listen=[::]:4245",
+            "--hubble-listen=[fd00::1]:4245",
             "--hubble-tls-cert=/etc/netpolc/hubble/tls.crt",
             "--hubble-tls-key=/etc/netpolc/hubble/tls.key",
             "--hubble-tls-client-ca=/etc/netpolc/hubble/ca.crt",

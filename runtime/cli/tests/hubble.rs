@@ -43,7 +43,10 @@ const ADDRESS: &str = "127.0.0.1:4244";
 const N2: &str = "
 kind: Node
 metadata: {name: n2}
-status: {addresses: [{type: ExternalIP, address: 203.0.113.2}, {type: InternalIP, address: 192.168.7.2}]}
+status:
+  addresses:
+  - {type: ExternalIP, address: 203.0.113.2}
+  - {type: InternalIP, address: 192.168.7.2}
 ";
 
 /// A certificate with its key.
@@ -82,13 +85,14 @@ impl Served {
             fs::write(&path, text).unwrap();
             path.to_str().unwrap().to_owned()
         };
+        let socket = own.join("hubble.sock");
         let arguments = [
             "agent",
             "--node=n1",
             "--from",
             node.folder.to_str().unwrap(),
             "--hubble-socket",
-            own.join("hubble.sock").to_str().unwrap(),
+            socket.to_str().unwrap(),
             "--hubble-listen",
             ADDRESS,
             "--hubble-tls-cert",

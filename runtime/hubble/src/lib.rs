@@ -23,8 +23,7 @@ mod tls;
 /// The API's messages and services, made of the files in `proto/`.
 #[allow(
     missing_docs,
-    clippy::missing_errors_doc,
-    clippy::doc_markdown,
+    clippy::all,
     rustdoc::all,
     reason = "it is made by a program; proto/ says what each part is"
 )]

@@ -135,7 +135,10 @@ impl Query {
             (Begin::Nowhere, _) => kept.len(),
             (Begin::Oldest, _) | (Begin::Newest, None) => 0,
             (Begin::Since(since), _) => {
-                let is_later = |line: &Arc<Line>| matches!(&**line, Line::Flow(flow) if i128::from(flow.time) >= since);
+                let is_later = |line: &Arc<Line>| match &**line {
+                    Line::Flow(flow) => i128::from(flow.time) >= since,
+                    _ => false,
+                };
                 kept.iter().position(is_later).unwrap_or(kept.len())
             }
             (Begin::Newest, Some(mut left)) => {

@@ -37,10 +37,10 @@ use crate::{Standing, network::Network};
 /// Runs an agent until `stop` resolves, or for one pass.
 ///
 /// # Errors
-/// The server's address or credentials are not valid, the CNI socket, the log of flows or Hubble's API cannot
-/// be opened, the kernel's tables cannot be read, or the watching thread has died. Later failures are
-/// reported, what is enforced stays, and the loop retries; with [`Passes::Once`] they are in the
-/// result.
+/// The server's address or credentials are not valid, the CNI socket, the log of flows or Hubble's
+/// API cannot be opened, the kernel's tables cannot be read, or the watching thread has died. Later
+/// failures are reported, what is enforced stays, and the loop retries; with [`Passes::Once`] they
+/// are in the result.
 pub async fn serve(
     options: &Options,
     source: watch::Options,

@@ -1,5 +1,5 @@
-//! The agent's side of Hubble's API: it opens where clients come in, hands over the hub's flows, and
-//! tells of the cluster's nodes.
+//! The agent's side of Hubble's API: it opens where clients come in, hands over the hub's flows,
+//! and tells of the cluster's nodes.
 //!
 //! Not here: the API ([`netpolc_hubble`]).
 
@@ -60,8 +60,8 @@ impl Api {
     }
 }
 
-/// Of a node's addresses the one under which other nodes reach it: the first one that is not public,
-/// since a public one may be that of something in front of the node.
+/// Of a node's addresses the one under which other nodes reach it: the first one that is not
+/// public, since a public one may be that of something in front of the node.
 fn reached(addresses: &[IpAddr]) -> Option<IpAddr> {
     let is_private = |address: &&IpAddr| match address {
         IpAddr::V4(v4) => v4.is_private(),
