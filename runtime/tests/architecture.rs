@@ -42,12 +42,23 @@ const EDGES: &[(&str, &[&str])] = &[
         &["netpolc-analyze", "netpolc-flow", "netpolc-kube-sync", "netpolc-policy"],
     ),
     (
+        "runtime/hubble",
+        &[
+            "netpolc-flow",
+            "netpolc-host",
+            // For text of others, as it may be shown.
+            "netpolc-kube-sync",
+            "netpolc-policy",
+        ],
+    ),
+    (
         "runtime/agent",
         &[
             "netpolc-cni",
             "netpolc-export",
             "netpolc-flow",
             "netpolc-host",
+            "netpolc-hubble",
             "netpolc-kube-sync",
             "netpolc-lower",
             "netpolc-policy",

@@ -104,6 +104,58 @@ fn agents_are_bound_to_their_nodes() {
     assert_eq!(bindings, 2, "one for statuses, one for nodes");
 }
 
+/// Hubble's API is nowhere until it is asked for, and on the network only with certificates.
+#[test]
+fn hubbles_api_is_served_where_it_is_asked_for() {
+    let of = |arguments: &[&str]| {
+        let objects = chart(arguments);
+        let agent = &pod(&objects)["containers"][0];
+        let all = agent["args"].as_array().unwrap().iter().map(|a| a.as_str().unwrap());
+        let all = all.filter(|a| a.starts_with("--hubble")).map(str::to_owned);
+        let service = objects.iter().find(|o| o["kind"] == "Service").cloned();
+        let volumes = pod(&objects)["volumes"].as_array().unwrap();
+        let secret = volumes.iter().find(|volume| volume["name"] == "hubble-tls").cloned();
+        let mounted = names(&agent["volumeMounts"]).contains(&"hubble-tls");
+        assert_eq!(mounted, secret.is_some());
+        (all.collect::<Vec<_>>(), service, secret)
+    };
+    assert_eq!(of(&[]), (vec![], None, None));
+    assert_eq!(of(&["-set", "hubble.listen.enabled=true"]), (vec![], None, None));
+    let (arguments, service, secret) = of(&["-set", "hubble.enabled=true"]);
+    let socket = ["--hubble-socket=/run/netpolc/hubble.sock", "--hubble-cluster=default"];
+    assert_eq!((&arguments[..], service, secret), (&socket.map(str::to_owned)[..], None, None));
+    let (arguments, service, secret) = of(&[
+        "-set",
+        "hubble.enabled=true",
+        "-set",
+        "hubble.listen.enabled=true",
+        "-set",
+        "hubble.listen.address=fd00::1",
+        "-set",
+        "hubble.listen.port=4245",
+        "-set",
+        "hubble.listen.tlsSecret=certs",
+    ]);
+    assert_eq!(
+        arguments[2..],
+        [
+            "--hubble-listen=[fd00::1]:4245",
+            "--hubble-tls-cert=/etc/netpolc/hubble/tls.crt",
+            "--hubble-tls-key=/etc/netpolc/hubble/tls.key",
+            "--hubble-tls-client-ca=/etc/netpolc/hubble/ca.crt",
+        ]
+    );
+    let (service, secret) = (service.unwrap(), secret.unwrap());
+    assert_eq!(service["metadata"]["name"], "hubble-peer");
+    assert_eq!(service["spec"]["ports"][0]["targetPort"], 4245);
+    assert_eq!(service["spec"]["internalTrafficPolicy"], "Local");
+    // A pod starts, and enforces, without the Secret.
+    assert_eq!(
+        (&secret["secret"]["secretName"], &secret["secret"]["optional"]),
+        (&"certs".into(), &true.into())
+    );
+}
+
 /// The schema knows every value that the chart has, and no other; what it says of a type is true of
 /// the default.
 #[test]

@@ -37,10 +37,10 @@ use crate::{Standing, network::Network};
 /// Runs an agent until `stop` resolves, or for one pass.
 ///
 /// # Errors
-/// The server's address or credentials are not valid, the CNI socket or the log of flows cannot be
-/// opened, the kernel's tables cannot be read, or the watching thread has died. Later failures are
-/// reported, what is enforced stays, and the loop retries; with [`Passes::Once`] they are in the
-/// result.
+/// The server's address or credentials are not valid, the CNI socket, the log of flows or Hubble's
+/// API cannot be opened, the kernel's tables cannot be read, or the watching thread has died. Later
+/// failures are reported, what is enforced stays, and the loop retries; with [`Passes::Once`] they
+/// are in the result.
 pub async fn serve(
     options: &Options,
     source: watch::Options,
@@ -99,6 +99,7 @@ pub async fn serve(
                         plugins.sandboxes.first(&mut cluster);
                         supervisor.agent.set_placements(plugins.sandboxes.placements());
                         supervisor.follow(|agent| agent.update(cluster));
+                        supervisor.flows.nodes(supervisor.agent.cluster());
                         if options.passes == Passes::Once {
                             let problems = watch.problems().map(ToString::to_string);
                             supervisor.set_problems(problems.collect());
@@ -113,6 +114,9 @@ pub async fn serve(
                         let changes = plugins.sandboxes.watched(changes, std::time::Instant::now());
                         if !changes.is_empty() {
                             supervisor.follow(|agent| agent.advance(changes));
+                        }
+                        if nodes {
+                            supervisor.flows.nodes(supervisor.agent.cluster());
                         }
                         if supervisor.on_hold {
                             supervisor.set_waiting(waiting(watch.incomplete()));

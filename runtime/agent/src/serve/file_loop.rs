@@ -25,7 +25,8 @@ use crate::network::Network;
 /// Runs an agent until `stop` resolves, or for one pass.
 ///
 /// # Errors
-/// The kernel's tables cannot be read at the start, or the log of flows cannot be opened. Later
+/// The kernel's tables cannot be read at the start, or the log of flows or Hubble's API cannot
+/// be opened. Later
 /// failures are reported, what is enforced stays, and the loop retries; with [`Passes::Once`] they
 /// are in the result.
 pub async fn serve(
@@ -118,4 +119,5 @@ fn follow<H: NodeTarget, N: Network>(supervisor: &mut Supervisor<H, N>, mut upda
     supervisor.on_hold = false;
     supervisor.files = Some(update.files());
     supervisor.follow(|agent| agent.update(update.merged.cluster));
+    supervisor.flows.nodes(supervisor.agent.cluster());
 }

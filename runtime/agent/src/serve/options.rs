@@ -8,7 +8,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use netpolc_export::otlp;
 use netpolc_policy::{ByDefault, Enforcement};
 
-use super::flows::{denials::Limits, log::FlowLog};
+use super::flows::{denials::Limits, hubble, log::FlowLog};
 
 /// What an operator can choose about an agent.
 #[derive(Clone, Debug)]
@@ -33,13 +33,15 @@ pub struct Options {
     pub otlp: Option<otlp::Config>,
     /// How many Events about denied traffic there may be; None for none, and always with files.
     pub denial_events: Option<Limits>,
+    /// Where Hubble's API is served; None for nowhere.
+    pub hubble: Option<hubble::Options>,
     /// Whether the agent ends after one pass.
     pub passes: Passes,
 }
 
 impl Options {
     /// The options of an agent without a CNI plugin and a taint, which isolates nothing by default,
-    /// audits nothing, logs and sends no flows, and runs until it is stopped.
+    /// audits nothing, logs and sends no flows, serves no API, and runs until it is stopped.
     pub fn new(node: &str, pin_dir: PathBuf) -> Self {
         let passes = Passes::UntilStopped;
         Options {
@@ -53,6 +55,7 @@ impl Options {
             flow_log: None,
             otlp: None,
             denial_events: None,
+            hubble: None,
             passes,
         }
     }

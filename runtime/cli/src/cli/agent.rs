@@ -16,6 +16,7 @@ use netpolc_export::otlp;
 use netpolc_kube_sync::Families;
 
 use super::{
+    hubble::Hubble,
     raw::{Installed, Reading},
     request::{self, Source},
     resolve::{is_stdin, pin_dir, reading},
@@ -115,6 +116,9 @@ pub struct Agent {
     /// Create Events about pods of this node whose traffic is denied, at most ten a minute
     #[arg(long, requires = "kubernetes", conflicts_with = "once")]
     pub denial_events: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub hubble: Hubble,
     /// Bring the kernel in step once, and exit
     #[arg(long)]
     pub once: bool,
@@ -196,6 +200,7 @@ impl Agent {
             flow_log: self.flow_log.map(|path| FlowLog { place: place(path), form }),
             otlp,
             denial_events: self.denial_events.then(Limits::default),
+            hubble: self.hubble.resolve()?,
             passes: if self.once { Passes::Once } else { Passes::UntilStopped },
         };
         let has = |kind| self.also_watch.contains(&kind);

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod ask;
 pub mod flows;
+pub mod hubble;
 pub mod lint;
 pub mod raw;
 pub mod recommend;

@@ -1,11 +1,13 @@
 //! Keeps the last flows and serves them on a socket, in a thread of its own: whatever its readers
 //! do, the agent's loop never waits for them, and none of them waits for another.
 //!
-//! Each reader has a queue. What finds no place in it is counted, and the reader is told. Not here:
+//! Each reader has a queue ([`follow`]). Hubble's API reads from here, too, by a [`Hub`]. Not here:
 //! what is said ([`netpolc_flow::line`]), and where flows come from ([`super::Flows`]).
 
+mod follow;
+
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     io,
     os::unix::fs::PermissionsExt as _,
     path::Path,
@@ -13,31 +15,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netpolc_flow::line::{Line, MAX_REQUEST_LEN, Owed, Request};
+use netpolc_flow::line::{Line, MAX_REQUEST_LEN, Request};
 use netpolc_host::{
     files,
     private::{self, FOLDER},
 };
+use netpolc_hubble::source::{Figures, Told};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{
         UnixListener, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc},
     time::timeout,
 };
 
+use self::follow::{Followed, Followers};
 use super::super::state_dir::FILE_MODE;
 
 /// How many lines are kept for readers who come later.
 pub const KEPT: usize = 1 << 14;
 /// How many readers there may be at a time: each takes a descriptor and a queue.
 pub const MAX_READERS: usize = 32;
-/// How many lines may wait for a reader.
-const QUEUE_LEN: usize = 1 << 12;
-/// How long a reader's queue may be full before the reader is cut off.
-const FULL_FOR: Duration = Duration::from_secs(5);
 /// How long a request may take to arrive, and a reader who does not follow to take some lines.
 const IO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many batches may wait for the thread.
@@ -49,11 +49,12 @@ const AT_ONCE: usize = 64;
 pub type Batch = Vec<Arc<Line>>;
 
 /// Starts the thread, which serves what is sent to it until the sender is dropped. Only root may
-/// use the socket, which takes the place of an earlier agent's.
+/// use the socket, which takes the place of an earlier agent's. The hub is for readers in this
+/// process.
 ///
 /// # Errors
 /// The socket cannot be made, or the thread cannot be started.
-pub fn start(path: &Path) -> io::Result<mpsc::Sender<Batch>> {
+pub fn start(path: &Path) -> io::Result<(mpsc::Sender<Batch>, Hub)> {
     private::folder(path.parent().unwrap_or(Path::new(FOLDER)))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
@@ -65,15 +66,16 @@ pub fn start(path: &Path) -> io::Result<mpsc::Sender<Batch>> {
             Ok(listener)
         })?
     };
-    let (sender, batches) = mpsc::channel(BATCHES);
+    let ((sender, batches), hub) = (mpsc::channel(BATCHES), Hub::new());
+    let shared = hub.clone();
     std::thread::Builder::new()
         .name("flows".into())
-        .spawn(move || runtime.block_on(serve(listener, batches)))?;
-    Ok(sender)
+        .spawn(move || runtime.block_on(serve(listener, shared, batches)))?;
+    Ok((sender, hub))
 }
 
-async fn serve(listener: UnixListener, mut batches: mpsc::Receiver<Batch>) {
-    let (shared, places) = (Shared::default(), Arc::new(Semaphore::new(MAX_READERS)));
+async fn serve(listener: UnixListener, shared: Hub, mut batches: mpsc::Receiver<Batch>) {
+    let places = Arc::new(Semaphore::new(MAX_READERS));
     loop {
         tokio::select! {
             batch = batches.recv() => match batch {
@@ -107,59 +109,90 @@ fn refuse(stream: &UnixStream) {
     let _ = stream.try_write(Line::Error(why).text().as_bytes());
 }
 
-/// What the tasks share.
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<State>>);
+/// What the tasks share, and whoever else in this process reads flows.
+#[derive(Clone, Debug)]
+pub struct Hub(Arc<Mutex<State>>);
 
-impl Shared {
+impl Hub {
+    fn new() -> Self {
+        let (texts, lines) = (Followers::default(), Followers::default());
+        let (kept, flows, seen, began) = (VecDeque::new(), 0, 0, Instant::now());
+        Self(Arc::new(Mutex::new(State { kept, flows, seen, began, texts, lines })))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Hubble's API reads flows as every other reader does: from a queue of its own.
+impl netpolc_hubble::source::Flows for Hub {
+    fn kept(&self) -> Batch {
+        self.lock().kept.iter().cloned().collect()
+    }
+
+    fn follow(&self) -> (Batch, netpolc_hubble::source::Followed) {
+        let mut state = self.lock();
+        let Followed { id, queue, cut } = state.lines.join(0);
+        let leave = Leave { hub: self.clone(), id };
+        let kept = state.kept.iter().cloned().collect();
+        (kept, netpolc_hubble::source::Followed::new(queue, cut, leave))
+    }
+
+    fn figures(&self) -> Figures {
+        let state = self.lock();
+        Figures { kept: state.flows, most: KEPT, seen: state.seen, began: state.began }
+    }
+}
+
+/// Takes a follower's queue away when it is dropped.
+struct Leave {
+    hub: Hub,
+    id: u64,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.hub.lock().lines.leave(self.id);
+    }
+}
+
 /// The lines that are kept, and who else gets new ones.
-#[derive(Default)]
+#[derive(Debug)]
 struct State {
     kept: VecDeque<Arc<Line>>,
-    followers: BTreeMap<u64, Follower>,
-    next: u64,
-}
-
-/// A reader who gets new lines.
-struct Follower {
-    since: u64,
-    queue: mpsc::Sender<Arc<str>>,
-    owed: Owed,
-    /// Since when its queue is full; None where it has room.
-    full: Option<Instant>,
-    /// Ends the reader's task when it is dropped.
-    _cut: oneshot::Sender<()>,
-}
-
-/// The task's side of a [`Follower`].
-struct Followed {
-    id: u64,
-    queue: mpsc::Receiver<Arc<str>>,
-    cut: oneshot::Receiver<()>,
+    /// How many of them are flows.
+    flows: usize,
+    /// How many flows there were.
+    seen: u64,
+    began: Instant,
+    /// Readers of the socket.
+    texts: Followers<Arc<str>>,
+    /// Clients of Hubble's API.
+    lines: Followers<Told>,
 }
 
 impl State {
     fn take(&mut self, batch: Batch, now: Instant) {
         for line in batch {
-            if !self.followers.is_empty() {
+            if !self.texts.is_empty() {
                 let text: Arc<str> = line.text().into();
-                self.followers.retain(|_, follower| follower.offer(&line, &text, now));
+                self.texts.offer(&line, &text, now);
             }
+            self.lines.offer(&line, &Told::All(line.clone()), now);
             if self.kept.len() == KEPT {
-                self.kept.pop_front();
+                let oldest = self.kept.pop_front();
+                self.flows -= usize::from(oldest.is_some_and(|line| is_flow(&line)));
             }
+            self.flows += usize::from(is_flow(&line));
+            self.seen += u64::from(is_flow(&line));
             self.kept.push_back(line);
         }
     }
 
     /// What there is of what is asked for, in order, and the queue of what comes behind it where
     /// that is wanted.
-    fn join(&mut self, asked: &Request) -> (Batch, Option<Followed>) {
+    fn join(&mut self, asked: &Request) -> (Batch, Option<Followed<Arc<str>>>) {
         let (since, mut left) = (asked.since_nanos.unwrap_or(0), asked.last.unwrap_or(KEPT));
         let mut found: Batch = Vec::new();
         for line in self.kept.iter().rev() {
@@ -175,55 +208,20 @@ impl State {
             found.push(line.clone());
         }
         // What was lost or not recorded is said of what happened between flows that are shown.
-        while found.last().is_some_and(|line| !matches!(**line, Line::Flow(_))) {
+        while found.last().is_some_and(|line| !is_flow(line)) {
             found.pop();
         }
         found.reverse();
-        (found, asked.follow.then(|| self.follow(since)))
-    }
-
-    fn follow(&mut self, since: u64) -> Followed {
-        let ((queue, lines), (_cut, cut)) = (mpsc::channel(QUEUE_LEN), oneshot::channel());
-        let follower = Follower { since, queue, owed: Owed::default(), full: None, _cut };
-        let id = self.next;
-        self.next += 1;
-        self.followers.insert(id, follower);
-        Followed { id, queue: lines, cut }
+        (found, asked.follow.then(|| self.texts.join(since)))
     }
 }
 
-impl Follower {
-    /// Queues a line, and returns whether the reader is still served.
-    fn offer(&mut self, line: &Line, text: &Arc<str>, now: Instant) -> bool {
-        if matches!(line, Line::Flow(flow) if flow.time < self.since) {
-            return true;
-        }
-        for before in self.owed.settle() {
-            if self.queue.try_send(before.text().into()).is_err() {
-                self.owed.line(&before);
-            }
-        }
-        match self.queue.try_send(text.clone()) {
-            Ok(()) => {
-                self.full = None;
-                true
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                self.owed.line(line);
-                let since = *self.full.get_or_insert(now);
-                let cut = now.duration_since(since) >= FULL_FOR;
-                if cut {
-                    tracing::warn!("a reader of flows does not read, and is cut off");
-                }
-                !cut
-            }
-        }
-    }
+fn is_flow(line: &Line) -> bool {
+    matches!(line, Line::Flow(_))
 }
 
 /// Serves one reader.
-async fn converse(stream: UnixStream, shared: &Shared) -> io::Result<()> {
+async fn converse(stream: UnixStream, shared: &Hub) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     let asked = match ask(&mut read).await? {
@@ -256,7 +254,7 @@ async fn converse(stream: UnixStream, shared: &Shared) -> io::Result<()> {
         // It has gone away. What it says besides means nothing.
         () = async { while matches!(read.read(&mut more).await, Ok(1..)) {} } => Ok(()),
     };
-    shared.lock().followers.remove(&followed.id);
+    shared.lock().texts.leave(followed.id);
     done
 }
 

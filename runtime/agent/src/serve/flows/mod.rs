@@ -1,6 +1,7 @@
 //! What becomes of the agent's flows: they are taken from the agent at short intervals, and handed
-//! to the [`hub`], which keeps and serves them, and where these are wanted to the [`log`] and to a
-//! collector of OpenTelemetry. [`denials`] are what becomes Events.
+//! to the [`hub`], which keeps and serves them, also to Hubble's clients ([`hubble`]), and where
+//! these are wanted to the [`log`] and to a collector of OpenTelemetry. [`denials`] are what becomes
+//! Events.
 //!
 //! Taking them is the only part that the agent's loop does itself; the rest is done by threads that
 //! it never waits for. Not here: what a flow says and in which lines it leaves the agent
@@ -8,6 +9,7 @@
 
 pub mod denials;
 pub mod hub;
+pub mod hubble;
 pub mod log;
 
 use std::{
@@ -22,6 +24,7 @@ use netpolc_flow::{
     Flow, Verdict,
     line::{Line, Owed, Unrecorded},
 };
+use netpolc_policy::Cluster;
 use netpolc_target::{NodeTarget, Noted};
 use tokio::{
     sync::mpsc,
@@ -31,6 +34,7 @@ use tokio::{
 use self::{
     denials::{Denial, Denials},
     hub::Batch,
+    hubble::Api,
 };
 use super::{Options, metrics::Metrics, state_dir};
 use crate::{Agent, attribute::direction, network::Network, observe::Missing};
@@ -51,6 +55,8 @@ pub struct Flows {
     log: Option<Outlet>,
     collector: Option<Outlet>,
     denials: Option<Denials>,
+    /// Hubble's API, where it is wanted.
+    hubble: Option<Api>,
 }
 
 /// Whether the agent observes packets.
@@ -76,7 +82,8 @@ impl Flows {
     /// Flows from the first update on, which go where the options say.
     ///
     /// # Errors
-    /// The log cannot be opened, or the collector's thread cannot be started.
+    /// The log cannot be opened, the collector's thread cannot be started, or Hubble's API cannot be
+    /// served where it is to be.
     pub fn wanted(options: &Options, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
         let log = options.flow_log.as_ref().map(|to| {
             log::start(to).with_context(|| format!("--flow-log {}", to.place)).map(Outlet::new)
@@ -88,13 +95,22 @@ impl Flows {
                 .context("--otlp-endpoint cannot be used")
                 .map(Outlet::new)
         });
+        let hubble = options.hubble.as_ref().map(|of| Api::bind(of, options.node.clone()));
         Ok(Self {
             observes: Observes::FromFirstUpdate,
             log: log.transpose()?,
             collector: collector.transpose()?,
             denials: options.denial_events.map(Denials::new),
+            hubble: hubble.transpose()?,
             ..Self::default()
         })
+    }
+
+    /// The nodes of the cluster may have changed.
+    pub fn nodes(&self, cluster: &Cluster) {
+        if let Some(hubble) = &self.hubble {
+            hubble.nodes(cluster);
+        }
     }
 
     /// The agent has made an update. Has packets observed from the first one on, where the target
@@ -113,16 +129,26 @@ impl Flows {
             Err(error) => tracing::warn!(%error, "packets cannot be observed, so there are no \
                 flows; what is enforced does not depend on it"),
         }
+        if self.observes == Observes::Never {
+            // Nobody waits for what never comes.
+            self.hubble = None;
+        }
     }
 
     /// Where flows cannot be served, they are logged and counted all the same.
     fn open(&mut self, pin_dir: &Path) {
         let path = state_dir::flows(pin_dir);
         match hub::start(&path) {
-            Ok(batches) => self.readers = Some(Outlet::new(batches)),
+            Ok((batches, hub)) => {
+                self.readers = Some(Outlet::new(batches));
+                if let Some(hubble) = &mut self.hubble {
+                    hubble.serve(hub);
+                }
+            }
             Err(error) => {
+                self.hubble = None;
                 tracing::warn!(%error, path = %path.display(), "flows cannot be served; `netpolc \
-                    flows` will not find this agent");
+                    flows` and Hubble will not find this agent");
             }
         }
         let mut interval = interval(INTERVAL);

@@ -74,6 +74,11 @@ capabilities:
 {{- if contains ":" $bare }}[{{ $bare }}]{{ else }}{{ $bare }}{{ end }}
 {{- end }}
 
+{{- define "netpolc.hubbleAddress" -}}
+{{- $bare := .Values.hubble.listen.address | trimPrefix "[" | trimSuffix "]" }}
+{{- if contains ":" $bare }}[{{ $bare }}]{{ else }}{{ $bare }}{{ end }}:{{ .Values.hubble.listen.port }}
+{{- end }}
+
 {{- /* Where kubelet asks for health, without brackets: every address includes the node's loopback. */}}
 {{- define "netpolc.probed" -}}
 {{- $bare := .Values.metrics.address | trimPrefix "[" | trimSuffix "]" }}

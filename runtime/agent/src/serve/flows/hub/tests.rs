@@ -6,13 +6,17 @@ use std::{
     path::PathBuf,
 };
 
-use super::*;
+use super::{
+    follow::{FULL_FOR, QUEUE_LEN},
+    *,
+};
 use netpolc_flow::{Flow, Verdict};
 
 /// A hub on a socket of its own.
 struct Served {
     path: PathBuf,
     batches: mpsc::Sender<Batch>,
+    hub: Hub,
 }
 
 impl Served {
@@ -20,7 +24,8 @@ impl Served {
         let folder =
             std::env::temp_dir().join(format!("netpolc-hub-{name}-{}", std::process::id()));
         let path = folder.join("flows");
-        Self { batches: start(&path).unwrap(), path }
+        let (batches, hub) = start(&path).unwrap();
+        Self { path, batches, hub }
     }
 
     fn send(&self, times: std::ops::Range<u64>) {
@@ -181,6 +186,55 @@ fn a_reader_who_was_slow_is_told_what_it_has_lost() {
         }
         got += 1;
     }
+}
+
+/// Those who read within this process are told the same, and are cut off as others are.
+#[test]
+fn readers_within_the_process_have_queues_of_their_own() {
+    use netpolc_hubble::source::Flows as _;
+    let hub = Served::up("within");
+    hub.send(0..10);
+    hub.until(9);
+    let figures = hub.hub.figures();
+    assert_eq!((figures.kept, figures.most, figures.seen), (10, KEPT, 10));
+    let (kept, mut followed) = hub.hub.follow();
+    assert_eq!(kept.len(), 10);
+    hub.send(10..12);
+    for time in 10..12 {
+        match followed.lines.blocking_recv().unwrap() {
+            Told::All(line) => assert_eq!(*line, flow(time)),
+            other => panic!("{other:?}"),
+        }
+    }
+    // What finds no place is told of as missed, once there is a place again.
+    let sent = 12 + 2 * QUEUE_LEN as u64;
+    hub.send(12..sent);
+    hub.until(sent - 1);
+    for time in 12..12 + QUEUE_LEN as u64 {
+        assert!(
+            matches!(followed.lines.blocking_recv(), Some(Told::All(line)) if *line == flow(time))
+        );
+    }
+    hub.send(sent..sent + 1);
+    match followed.lines.blocking_recv().unwrap() {
+        Told::Missed(line) => assert_eq!(line, Line::Lost(QUEUE_LEN as u64)),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(followed.lines.blocking_recv(), Some(Told::All(line)) if *line == flow(sent)));
+    // One who reads no more is cut off, and one who goes leaves nothing behind.
+    let began = Instant::now();
+    let mut next = sent + 1;
+    while followed.cut.try_recv() == Err(tokio::sync::oneshot::error::TryRecvError::Empty) {
+        assert!(began.elapsed() < Duration::from_secs(60), "it is never cut off");
+        hub.send(next..next + 1024);
+        next += 1024;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop((followed, hub.hub.follow()));
+    assert!(hub.hub.lock().lines.is_empty());
+    hub.send(next..next + KEPT as u64 + 5);
+    hub.until(next + KEPT as u64 + 4);
+    assert_eq!(hub.hub.figures().kept, KEPT);
 }
 
 #[test]
