@@ -225,7 +225,7 @@ async fn hubbles_clients_see_what_an_agent_decides() {
     assert_eq!(one.drop_reason_desc(), DropReason::PolicyDenied);
     assert_eq!((&*one.ingress_denied_by[0].name, one.is_reply), ("db", None));
     assert_eq!(one.summary, "TCP Flags: SYN; isolated by default/db");
-    let Some(Protocol::Tcp(tcp)) = one.l4.clone().unwrap().protocol else { panic!("{one:?}") };
+    let Some(Protocol::Tcp(tcp)) = one.l4.unwrap().protocol else { panic!("{one:?}") };
     assert!(tcp.destination_port == 6379 && tcp.flags.unwrap().syn, "{tcp:?}");
 
     assert!(served.passes("ui", "10.7.0.1"));
