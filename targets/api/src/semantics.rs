@@ -231,9 +231,10 @@
 //! One that passes step 8 at `to_pod` or `from_pod`, of an endpoint that keeps state, is noted as
 //! Opened where the table above says *create*, whether or not there is room; where the event is
 //! Open and no entry is needed; and where it is Datagram, no entry is needed, and no such datagram
-//! of the same tuple came in the last [`DATAGRAM_SECONDS`], as far as the target remembers. A packet that the comparison counts is noted as Differs, before it
-//! is noted otherwise. What is noted is counted by endpoint, direction and [`crate::Noted`]; a
-//! target that records puts a [`crate::Record`] of it, as long as there is budget and room.
+//! of the same tuple came in the last [`DATAGRAM_SECONDS`], as far as the target remembers. A
+//! packet that the comparison counts is noted as Differs, before it is noted otherwise. What is
+//! noted is counted by endpoint, direction and [`crate::Noted`]; a target that records puts a
+//! [`crate::Record`] of it, as long as there is budget and room.
 //!
 //! An endpoint's entries and records go when its key goes from the `endpoint` table (S43).
 //!

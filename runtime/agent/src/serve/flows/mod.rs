@@ -1,7 +1,7 @@
 //! What becomes of the agent's flows: they are taken from the agent at short intervals, and handed
 //! to the [`hub`], which keeps and serves them, also to Hubble's clients ([`hubble`]), and where
-//! these are wanted to the [`log`] and to a collector of OpenTelemetry. [`denials`] are what becomes
-//! Events.
+//! these are wanted to the [`log`] and to a collector of OpenTelemetry. [`denials`] are what
+//! becomes Events.
 //!
 //! Taking them is the only part that the agent's loop does itself; the rest is done by threads that
 //! it never waits for. Not here: what a flow says and in which lines it leaves the agent
@@ -82,8 +82,8 @@ impl Flows {
     /// Flows from the first update on, which go where the options say.
     ///
     /// # Errors
-    /// The log cannot be opened, the collector's thread cannot be started, or Hubble's API cannot be
-    /// served where it is to be.
+    /// The log cannot be opened, the collector's thread cannot be started, or Hubble's API cannot
+    /// be served where it is to be.
     pub fn wanted(options: &Options, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
         let log = options.flow_log.as_ref().map(|to| {
             log::start(to).with_context(|| format!("--flow-log {}", to.place)).map(Outlet::new)
