@@ -154,9 +154,9 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         self.tally.take()
     }
 
-    /// Logs which policies the update was about, and each existing pod that is no longer isolated in
-    /// a direction in which it was. That may be intended, or the result of a policy that was deleted
-    /// by mistake, which somebody has to notice.
+    /// Logs which policies the update was about, and each existing pod that is no longer isolated
+    /// in a direction in which it was. That may be intended, or the result of a policy that was
+    /// deleted by mistake, which somebody has to notice.
     fn log_isolation(&mut self, took: Duration) {
         let words = adopt::words(self.compiler.program());
         let endpoints = self.compiler.endpoints();

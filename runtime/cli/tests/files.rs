@@ -157,7 +157,7 @@ fn s12_folders_and_links_that_are_made_anew_are_followed() {
     let world = World::up("anew");
     let folder = world.at("folder");
     let agent = world.agent(&folder);
-    world.logs("the policies are enforced");
+    world.logs("in step");
     for _ in 0..2 {
         fs::create_dir(&folder).unwrap();
         std::thread::sleep(Duration::from_millis(100));

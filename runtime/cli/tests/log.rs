@@ -59,7 +59,7 @@ fn every_policy_has_a_line_when_it_comes_changes_and_goes() {
     let node = Node::up("log", &[]);
     let log = Logged::start(node, "log");
     log.until("no tables of an earlier agent are installed");
-    let first = log.until("the policies are enforced: 0 of the node's 3 pods are isolated");
+    let first = log.until("the kernel is in step: 0 of the node's 3 pods are isolated");
     assert_eq!((&first["pods"], &first["isolated"]), (&3.into(), &0.into()), "{first:#}");
 
     log.node.apply(Some(UI_TO_DB));
@@ -96,7 +96,7 @@ fn an_agent_that_finds_everything_in_place_says_so() {
     let log = Logged::start(node, "log-again");
     let found = log.until("the tables of an earlier agent judge the packets of 3 pods");
     assert_eq!(found["pods"], 3, "{found:#}");
-    let done = log.until("the policies are enforced: 1 of the node's 3 pods are isolated");
+    let done = log.until("the kernel is in step: 1 of the node's 3 pods are isolated");
     assert_eq!(done["writes"], 0, "{done:#}");
     // The record names this process, although there was nothing to write to the tables.
     let deadline = Instant::now() + DEADLINE;

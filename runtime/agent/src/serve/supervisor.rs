@@ -201,12 +201,10 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
                         policies,
                         writes,
                         took_ms,
-                        "the \
-                        policies are enforced: {isolated} of the node's {endpoints} pods are \
-                        isolated; {writes} entries were written"
+                        "the kernel is in step: \
+                        {isolated} of the node's {endpoints} pods are isolated; {writes} entries \
+                        were written"
                     );
-                } else if was_behind {
-                    tracing::info!(writes, took_ms, "the kernel is in step again");
                 } else {
                     tracing::debug!(writes, took_ms, endpoints, "the kernel is in step");
                 }

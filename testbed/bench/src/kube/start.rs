@@ -74,7 +74,7 @@ pub async fn run(progress: &mut impl FnMut(String)) -> Result<Start> {
         let left = Duration::from_secs(120).saturating_sub(began.elapsed());
         let line =
             receiver.recv_timeout(left).context("the agent is not in step after two minutes")?;
-        if line.contains("the policies are enforced") {
+        if line.contains("the kernel is in step") {
             break;
         }
     }
