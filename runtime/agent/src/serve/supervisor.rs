@@ -205,6 +205,8 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
                         {isolated} of the node's {endpoints} pods are isolated; {writes} entries \
                         were written"
                     );
+                } else if was_behind {
+                    tracing::info!(writes, took_ms, "the kernel is in step again");
                 } else {
                     tracing::debug!(writes, took_ms, endpoints, "the kernel is in step");
                 }
