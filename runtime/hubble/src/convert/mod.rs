@@ -1,6 +1,6 @@
 //! A flow of netpolc's as one of Hubble's.
 //!
-//! Here: the flow as a whole. Its ends are in [`end`], and what has decided is in [`policy`]. Not
+//! Here: the flow as a whole. Its ends are in `end`, and what has decided is in `policy`. Not
 //! here: which flows a client gets ([`crate::filter`], [`crate::query`]).
 
 mod end;

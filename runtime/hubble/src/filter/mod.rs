@@ -4,8 +4,8 @@
 //! if one filter of the whitelist finds it, or there is none, and no filter of the blacklist does.
 //! What netpolc's flows never say cannot be asked for: such a filter is refused, since a client
 //! that got all flows, or none, would draw wrong conclusions. Here: the filters that look at a flow
-//! as a whole. Those that look at one end are in [`end`], selectors of labels in [`labels`], and
-//! patterns in [`pattern`]. Not here: how many flows a client wants ([`crate::query`]).
+//! as a whole. Those that look at one end are in `end`, selectors of labels in `labels`, and
+//! patterns in `pattern`. Not here: how many flows a client wants ([`crate::query`]).
 
 mod end;
 mod labels;

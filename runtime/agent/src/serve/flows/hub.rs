@@ -1,7 +1,7 @@
 //! Keeps the last flows and serves them on a socket, in a thread of its own: whatever its readers
 //! do, the agent's loop never waits for them, and none of them waits for another.
 //!
-//! Each reader has a queue ([`follow`]). Hubble's API reads from here, too, by a [`Hub`]. Not here:
+//! Each reader has a queue (`follow`). Hubble's API reads from here, too, by a [`Hub`]. Not here:
 //! what is said ([`netpolc_flow::line`]), and where flows come from ([`super::Flows`]).
 
 mod follow;
