@@ -90,6 +90,8 @@ pub fn run(rounds: u32) -> anyhow::Result<Section> {
         keep(0, without.run(Hook::ToPod, &denied, Verdict::Drop)?);
         keep(1, kept.run(Hook::ToPod, &denied, Verdict::Drop)?);
         kept.reader.refill(u32::MAX);
+        // What the last round has opened.
+        kept.reader.read(usize::MAX, &mut |_| {})?;
         keep(2, kept.run(Hook::ToPod, &denied, Verdict::Drop)?);
         let (began, mut found) = (Instant::now(), 0u32);
         kept.reader.read(usize::MAX, &mut |_| found += 1)?;
