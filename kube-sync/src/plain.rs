@@ -14,35 +14,30 @@ pub fn controls(c: char) -> bool {
 
 /// The text with such characters escaped.
 pub fn plain(text: &str) -> Cow<'_, str> {
-    if !text.contains(controls) {
-        return Cow::Borrowed(text);
-    }
-    let mut safe = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        match controls(c) {
-            // Writing to a string cannot fail.
-            true => drop(write!(safe, "{}", c.escape_default())),
-            false => safe.push(c),
-        }
-    }
-    Cow::Owned(safe)
+    // Writing to a string cannot fail.
+    escaped(text, |safe, c| {
+        let _ = write!(safe, "{}", c.escape_default());
+    })
 }
 
 /// A text of JSON with such characters escaped as JSON does it. In JSON they can only be in
 /// strings, apart from line breaks between its parts.
 pub fn plain_json(text: &str) -> Cow<'_, str> {
+    escaped(text, |safe, c| {
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _ = write!(safe, "\\u{unit:04x}");
+        }
+    })
+}
+
+fn escaped(text: &str, write: impl Fn(&mut String, char)) -> Cow<'_, str> {
     if !text.contains(controls) {
         return Cow::Borrowed(text);
     }
     let mut safe = String::with_capacity(text.len() + 8);
     for c in text.chars() {
         match controls(c) {
-            true => {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    // Writing to a string cannot fail.
-                    let _ = write!(safe, "\\u{unit:04x}");
-                }
-            }
+            true => write(&mut safe, c),
             false => safe.push(c),
         }
     }

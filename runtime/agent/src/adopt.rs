@@ -14,7 +14,7 @@ use std::{
 };
 
 use netpolc_host::{Connection, Opener};
-use netpolc_policy::Pod;
+use netpolc_policy::{Direction, Pod};
 use netpolc_table::{
     EndpointId, IfIndex, Program, SetId, TableId,
     delta::Changes,
@@ -46,6 +46,15 @@ pub fn isolates(word: Word) -> bool {
 /// The flags of the directions in which policy judges the endpoint.
 pub fn isolation(word: Word) -> u8 {
     word.flags & (Word::INGRESS | Word::EGRESS)
+}
+
+/// Whether policy judges the endpoint in this direction.
+pub fn isolates_in(word: Word, direction: Direction) -> bool {
+    let flag = match direction {
+        Direction::Ingress => Word::INGRESS,
+        Direction::Egress => Word::EGRESS,
+    };
+    word.flags & flag != 0
 }
 
 /// The words of all endpoints, by endpoint id.

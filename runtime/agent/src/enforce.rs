@@ -10,7 +10,7 @@ use std::{
 };
 
 use netpolc_lower::{Event, Numbered};
-use netpolc_policy::ObjectKey;
+use netpolc_policy::{Direction, ObjectKey};
 use netpolc_table::{
     EndpointId, IfIndex, Origins, Program, TableId,
     delta::{self, Changes},
@@ -166,10 +166,11 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         let now: BTreeMap<ObjectKey, Word> = now.collect();
         self.told.log(&self.isolated, &now, took);
         for (key, before) in self.isolated.iter().filter(|(key, _)| self.local.contains(*key)) {
-            let flags = now.get(key).map_or(0, |word| word.flags);
-            for (flag, direction) in [(Word::INGRESS, "ingress"), (Word::EGRESS, "egress")] {
-                if before.flags & flag != 0 && flags & flag == 0 {
-                    tracing::warn!(pod = %key, direction, "no policy isolates the pod in this \
+            let word = now.get(key).copied().unwrap_or_default();
+            for direction in Direction::BOTH {
+                let isolates = |word| adopt::isolates_in(word, direction);
+                if isolates(*before) && !isolates(word) {
+                    tracing::warn!(pod = %key, %direction, "no policy isolates the pod in this \
                         direction any more; it is open");
                 }
             }

@@ -14,6 +14,8 @@ use netpolc_lower::Event;
 use netpolc_policy::{Cluster, Direction, ObjectKey, Pod, Policy, Staged};
 use netpolc_table::schema::Word;
 
+use crate::adopt;
+
 /// How many pods a line names at most.
 const NAMED: usize = 8;
 /// How many lines one update logs at most.
@@ -28,11 +30,23 @@ enum Fate {
 }
 
 impl Fate {
-    fn of(was: bool, is: bool) -> Self {
-        match (was, is) {
-            (false, _) => Fate::Came,
-            (true, true) => Fate::Changed,
-            (true, false) => Fate::Went,
+    /// What becomes of an object that was `before` and is `now`; None where it stays as it was.
+    fn between<T: PartialEq>(before: Option<&T>, now: Option<&T>) -> Option<Self> {
+        match (before, now) {
+            (None, Some(_)) => Some(Fate::Came),
+            (Some(before), Some(now)) if before != now => Some(Fate::Changed),
+            (Some(_), None) => Some(Fate::Went),
+            _ => None,
+        }
+    }
+
+    /// What has become of it in two steps; None where it is as before.
+    fn then(self, next: Self) -> Option<Self> {
+        match (self, next) {
+            (Fate::Came, Fate::Went) => None,
+            (Fate::Came, _) => Some(Fate::Came),
+            (Fate::Went, Fate::Came) => Some(Fate::Changed),
+            (_, next) => Some(next),
         }
     }
 
@@ -45,20 +59,19 @@ impl Fate {
     }
 }
 
-/// A policy of which something is to be told.
+/// What is to be told of a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Item {
-    kind: &'static str,
-    name: String,
     fate: Fate,
     /// The pods of this node that it selects or has selected; None for kinds that select by more
     /// than a pod's labels.
     pods: Option<BTreeSet<ObjectKey>>,
 }
 
-/// What is to be told once it is enforced.
+/// What is to be told once it is enforced, by kind and name. What waits for an update that fails
+/// again and again is told of once.
 #[derive(Debug, Default)]
-pub(crate) struct Told(Vec<Item>);
+pub(crate) struct Told(BTreeMap<(&'static str, String), Item>);
 
 impl Told {
     /// An object is about to change, which `cluster` does not know yet.
@@ -66,40 +79,48 @@ impl Told {
         let here = || local.iter().filter_map(|key| cluster.pods.get(key));
         let (kind, name, fate, pods) = match event {
             Event::Policy { key, policy } => {
-                let before = cluster.policies.get(key);
-                if before == policy.as_ref() {
-                    return;
-                }
-                let both = [before, policy.as_ref()];
-                let fate = Fate::of(before.is_some(), policy.is_some());
-                ("NetworkPolicy", key.to_string(), fate, Some(selected(here(), both)))
+                let both = [cluster.policies.get(key), policy.as_ref()];
+                let fate = Fate::between(both[0], both[1]);
+                ("NetworkPolicy", key.to_string(), fate, fate.map(|_| selected(here(), both)))
             }
             Event::Staged { key, staged } => {
-                let before = cluster.staged.get(key);
-                let of = |staged: Option<&'_ Staged>| match staged {
-                    Some(Staged::Set(policy)) => Some(policy.clone()),
+                let both = [cluster.staged.get(key), staged.as_ref()];
+                let fate = Fate::between(both[0], both[1]);
+                let policies = both.map(|staged| match staged {
+                    Some(Staged::Set(policy)) => Some(policy),
                     Some(Staged::Delete) | None => None,
-                };
-                let (old, new) = (of(before), of(staged.as_ref()));
-                let fate = Fate::of(before.is_some(), staged.is_some());
-                let pods = selected(here(), [old.as_ref(), new.as_ref()]);
-                ("StagedKubernetesNetworkPolicy", key.to_string(), fate, Some(pods))
+                });
+                let pods = fate.map(|_| selected(here(), policies));
+                ("StagedKubernetesNetworkPolicy", key.to_string(), fate, pods)
             }
             Event::Tier { key, policy } => {
-                let fate = Fate::of(cluster.tiers.contains_key(key), policy.is_some());
+                let fate = Fate::between(cluster.tiers.get(key), policy.as_ref());
                 ("ClusterNetworkPolicy", key.to_string(), fate, None)
             }
             Event::SecurityGroupPolicy { key, policy } => {
-                let was = cluster.security.policies.contains_key(key);
-                ("SecurityGroupPolicy", key.to_string(), Fate::of(was, policy.is_some()), None)
+                let fate = Fate::between(cluster.security.policies.get(key), policy.as_ref());
+                ("SecurityGroupPolicy", key.to_string(), fate, None)
             }
             Event::SecurityGroup { id, group } => {
-                let was = cluster.security.groups.contains_key(id);
-                ("SecurityGroup", id.to_string(), Fate::of(was, group.is_some()), None)
+                let fate = Fate::between(cluster.security.groups.get(id), group.as_ref());
+                ("SecurityGroup", id.to_string(), fate, None)
             }
             _ => return,
         };
-        self.0.push(Item { kind, name, fate, pods });
+        if let Some(fate) = fate {
+            self.add((kind, name), Item { fate, pods });
+        }
+    }
+
+    fn add(&mut self, which: (&'static str, String), mut item: Item) {
+        if let Some(earlier) = self.0.remove(&which) {
+            let Some(fate) = earlier.fate.then(item.fate) else { return };
+            item.fate = fate;
+            item.pods
+                .iter_mut()
+                .for_each(|pods| pods.extend(earlier.pods.iter().flatten().cloned()));
+        }
+        self.0.insert(which, item);
     }
 
     /// Is there nothing to tell?
@@ -118,7 +139,7 @@ impl Told {
         let items = std::mem::take(&mut self.0);
         let took_ms = took.as_secs_f64() * 1000.0;
         let mut lines = 0;
-        for Item { kind, name, fate, pods } in &items {
+        for ((kind, name), Item { fate, pods }) in &items {
             let fate = fate.name();
             let Some(pods) = pods.as_ref().filter(|pods| !pods.is_empty()) else {
                 match pods {
@@ -174,14 +195,13 @@ impl<'a> Effects<'a> {
         now: &BTreeMap<ObjectKey, Word>,
     ) -> Self {
         let mut effects = Self { isolated: BTreeMap::new(), opened: BTreeMap::new() };
-        let flags = |words: &BTreeMap<ObjectKey, Word>, pod| words.get(pod).map_or(0, |w| w.flags);
-        let directions = [(Word::INGRESS, Direction::Ingress), (Word::EGRESS, Direction::Egress)];
+        let word = |words: &BTreeMap<ObjectKey, Word>, pod| words.get(pod).copied();
         for pod in pods {
-            let (before, now) = (flags(before, pod), flags(now, pod));
-            for (flag, direction) in directions {
-                let into = match (before & flag != 0, now & flag != 0) {
-                    (false, true) => &mut effects.isolated,
-                    (true, false) => &mut effects.opened,
+            let both = [before, now].map(|words| word(words, pod).unwrap_or_default());
+            for direction in Direction::BOTH {
+                let into = match both.map(|word| adopt::isolates_in(word, direction)) {
+                    [false, true] => &mut effects.isolated,
+                    [true, false] => &mut effects.opened,
                     _ => continue,
                 };
                 into.entry(direction).or_default().push(pod);
@@ -220,6 +240,24 @@ impl<'a, I: Iterator<Item = &'a ObjectKey> + Clone> fmt::Display for Names<I> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_waits_is_told_of_once() {
+        let mut told = Told::default();
+        let pods = |name: &str| Some(BTreeSet::from([ObjectKey::new("shop", name)]));
+        let which = || ("NetworkPolicy", "shop/db".to_owned());
+        told.add(which(), Item { fate: Fate::Changed, pods: pods("a") });
+        told.add(which(), Item { fate: Fate::Went, pods: pods("b") });
+        let both = [pods("a"), pods("b")].into_iter().flatten().flatten().collect();
+        assert_eq!(told.0[&which()], Item { fate: Fate::Went, pods: Some(both) });
+        told.add(which(), Item { fate: Fate::Came, pods: pods("a") });
+        assert_eq!(told.0[&which()].fate, Fate::Changed);
+        let new = ("NetworkPolicy", "shop/new".to_owned());
+        told.add(new.clone(), Item { fate: Fate::Came, pods: None });
+        told.add(new.clone(), Item { fate: Fate::Went, pods: None });
+        assert!(!told.0.contains_key(&new));
+        assert_eq!(Fate::between(Some(&1), Some(&1)), None);
+    }
 
     fn word(flags: u8) -> Word {
         Word { flags, ..Word::default() }
